@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// One compute device: its memory, one ordered queue of ops, and what it can run. The CPU backend is the oracle and the
+// default where there is no GPU, with the same semantics as any other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/attention/plan.h"
+#include "engine/kernels/args.h"
+
+namespace farspan {
+
+// What memory is for; bytes are reported by kind, disjoint and summing to what the backend holds.
+enum class MemoryKind : uint8_t { kWeights, kKvPages, kActivations, kWorkspace };
+inline constexpr int kNumMemoryKinds = 4;
+
+// Owns device memory; returned to the backend on destruction. The backend outlives its buffers.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  void* data() const { return data_; }
+  int64_t size_bytes() const { return size_bytes_; }
+
+ protected:
+  Buffer(void* data, int64_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
+
+ private:
+  void* const data_;
+  const int64_t size_bytes_;
+};
+
+// Names a submitted step; tickets complete in order.
+enum class StepTicket : uint64_t {};
+
+// Engine thread only, except MemoryBytes. Ops are enqueued in call order; pointers must stay valid until the ticket of
+// the Submit that follows has been waited for. An op cannot fail by itself: a device fault is the status of Wait.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "cpu/avx2", as logs and GetServerInfo show it
+  virtual PlanFeatures caps() const = 0;      // plan features that this device runs
+
+  // Uninitialised memory, 64-byte aligned. RESOURCE_EXHAUSTED names kind and bytes.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) = 0;
+  // Bytes held now. Thread-safe.
+  virtual int64_t MemoryBytes(MemoryKind kind) const = 0;
+
+  // Blocking copies between host and device memory.
+  virtual absl::Status Upload(void* device, std::span<const std::byte> host) = 0;
+  virtual absl::Status Download(std::span<std::byte> host, const void* device) = 0;
+  // Makes a step's host array readable by ops until the step has been waited for.
+  virtual const void* Stage(std::span<const std::byte> host) = 0;
+
+  virtual void Embed(const kernels::EmbedArgs& args) = 0;
+  virtual void RmsNorm(const kernels::RmsNormArgs& args) = 0;
+  virtual void Linear(const kernels::LinearArgs& args) = 0;
+  virtual void SiluMul(const kernels::SiluMulArgs& args) = 0;
+  virtual void RopeTable(const kernels::RopeTableArgs& args) = 0;
+  virtual void Rope(const kernels::RopeArgs& args) = 0;
+  virtual void KvAppend(const kernels::KvAppendArgs& args) = 0;
+  virtual void DecodeAttention(const kernels::DecodeAttentionArgs& args) = 0;
+  virtual void PrefillAttention(const kernels::PrefillAttentionArgs& args) = 0;
+
+  virtual StepTicket Submit() = 0;
+  // Returns when the step has completed; a sticky device fault is INTERNAL here and at every later call.
+  virtual absl::Status Wait(StepTicket ticket) = 0;
+
+  template <typename T>
+  const T* StageArray(std::span<const T> host) {
+    return static_cast<const T*>(Stage(std::as_bytes(host)));
+  }
+};
+
+}  // namespace farspan

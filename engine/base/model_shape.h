@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers of a model that policies, the KV cache and kernels need without knowing the model.
+#pragma once
+
+#include <cstdint>
+
+namespace farspan {
+
+// Element type of the KV cache; one per server.
+enum class KvDtype : uint8_t { kBf16, kF32 };
+
+constexpr int64_t KvElementBytes(KvDtype dtype) { return dtype == KvDtype::kBf16 ? 2 : 4; }
+constexpr const char* KvDtypeName(KvDtype dtype) { return dtype == KvDtype::kBf16 ? "bf16" : "f32"; }
+
+struct ModelShape {
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;     // query heads
+  int64_t num_kv_heads = 0;  // divides num_heads
+  int64_t head_dim = 0;      // of queries, keys and values alike
+  int64_t max_context_tokens = 0;
+  int64_t vocab_size = 0;
+  int64_t page_tokens = 32;  // tokens of a KV page
+  KvDtype kv_dtype = KvDtype::kBf16;
+
+  int64_t group_size() const { return num_heads / num_kv_heads; }
+  // K and V of one token in one layer and one KV head.
+  int64_t kv_bytes_per_token_head() const { return 2 * head_dim * KvElementBytes(kv_dtype); }
+  // K and V of one token over all layers and KV heads.
+  int64_t kv_bytes_per_token() const { return num_layers * num_kv_heads * kv_bytes_per_token_head(); }
+  int64_t kv_bytes_per_page() const { return page_tokens * kv_bytes_per_token(); }
+};
+
+}  // namespace farspan

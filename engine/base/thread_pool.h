@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fixed workers for the CPU kernels: one parallel loop at a time, spin briefly, then sleep.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "engine/base/mutex.h"
+
+namespace farspan {
+
+// Owned by one caller thread, which takes part in each loop; ParallelFor is not re-entrant and not thread-safe.
+class ThreadPool {
+ public:
+  // `num_threads` counts the caller: 1 starts no worker.
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Runs body(task, thread) for each task in [0, num_tasks), thread in [0, num_threads()); returns when all are done.
+  // Tasks are handed out one by one, in ascending order, to whichever thread is free.
+  void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& body);
+
+ private:
+  void WorkerLoop(int thread);
+  void RunTasks(int thread);
+
+  std::vector<std::thread> workers_;
+  const std::function<void(int64_t, int)>* body_ = nullptr;
+  int64_t num_tasks_ = 0;
+  std::atomic<int64_t> next_task_{0};
+  std::atomic<int> active_workers_{0};
+  std::atomic<uint64_t> generation_{0};
+  Mutex mutex_;
+  CondVar wake_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace farspan

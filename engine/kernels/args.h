@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// The argument structs of every kernel, shared by the CPU and CUDA twins. POD only: raw pointers, shapes in comments,
+// no ownership. All activations are float32; row-major, last index fastest. Pointers never alias unless said so.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+namespace farspan::kernels {
+
+// Storage of a weight matrix. The quantised types keep GGUF's block layout: 32 values a block along a row.
+//   kQ4_0  {f16 scale; 16 bytes}: value i < 16 in the low nibbles, i >= 16 in the high ones; w = scale * (q - 8)
+//   kQ4_1  {f16 scale; f16 min; 16 bytes}: w = scale * q + min
+//   kQ8_0  {f16 scale; 32 int8}: w = scale * q
+enum class WeightType : uint8_t { kF32, kBf16, kQ4_0, kQ4_1, kQ8_0 };
+
+inline constexpr int64_t kQuantBlock = 32;
+
+// [rows][columns], `rows` being outputs. A quantised row holds columns / 32 blocks without padding.
+struct WeightView {
+  const void* data = nullptr;
+  WeightType type = WeightType::kF32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+
+// Bytes of one row of `columns` values; columns is a multiple of 32 for quantised types.
+constexpr int64_t WeightRowBytes(WeightType type, int64_t columns) {
+  switch (type) {
+    case WeightType::kF32:
+      return columns * 4;
+    case WeightType::kBf16:
+      return columns * 2;
+    case WeightType::kQ4_0:
+      return columns / kQuantBlock * 18;
+    case WeightType::kQ4_1:
+      return columns / kQuantBlock * 20;
+    case WeightType::kQ8_0:
+      return columns / kQuantBlock * 34;
+  }
+  return 0;
+}
+
+// out[r] = dequantised table[token_ids[r]]
+struct EmbedArgs {
+  const int32_t* token_ids;  // [num_rows], each in [0, table.rows)
+  WeightView table;          // [vocab][width]
+  float* out;                // [num_rows][width]
+  int64_t num_rows;
+};
+
+// out[r][i] = x[r][i] / sqrt(mean(x[r]^2) + epsilon) * weight[i]; out may be x.
+struct RmsNormArgs {
+  const float* x;       // [num_rows][width]
+  const float* weight;  // [width]
+  float* out;           // [num_rows][width]
+  int64_t num_rows;
+  int64_t width;
+  float epsilon;
+};
+
+// y[r][n] = sum over k of x[r][k] * weight[n][k], plus y's old value when `accumulate`.
+// Each output sums over k in one order whatever num_rows is: a row's result never depends on its neighbours.
+struct LinearArgs {
+  const float* x;  // [num_rows][weight.columns]
+  WeightView weight;
+  float* y;  // [num_rows][weight.rows]
+  int64_t num_rows;
+  bool accumulate = false;
+};
+
+// gate[r][i] = silu(gate[r][i]) * up[r][i], in place.
+struct SiluMulArgs {
+  float* gate;      // [num_rows][width]
+  const float* up;  // [num_rows][width]
+  int64_t num_rows;
+  int64_t width;
+};
+
+// cos_sin[r][i] = {cos(a), sin(a)} with a = positions[r] * inverse_frequencies[i], evaluated in float64.
+struct RopeTableArgs {
+  const int64_t* positions;           // [num_rows]
+  const double* inverse_frequencies;  // [rope_dim / 2]
+  float* cos_sin;                     // [num_rows][rope_dim / 2][2]
+  int64_t num_rows;
+  int64_t rope_dim;
+};
+
+// Rotates adjacent pairs (2i, 2i + 1) of the first rope_dim channels of each head, in place.
+struct RopeArgs {
+  float* x;              // [num_rows][num_heads][head_dim]
+  const float* cos_sin;  // [num_rows][rope_dim / 2][2]
+  int64_t num_rows;
+  int64_t num_heads;
+  int64_t head_dim;
+  int64_t rope_dim;
+};
+
+enum class KvElement : uint8_t { kBf16, kF32 };
+
+// The KV pages of one layer: [page][kv head][K|V][token][head_dim].
+struct KvLayerView {
+  void* data = nullptr;
+  KvElement element = KvElement::kBf16;
+  int64_t num_pages = 0;
+  int64_t num_kv_heads = 0;
+  int64_t page_tokens = 0;
+  int64_t head_dim = 0;
+
+  constexpr int64_t element_bytes() const { return element == KvElement::kBf16 ? 2 : 4; }
+  constexpr int64_t plane_elements() const { return page_tokens * head_dim; }  // K or V of one head in one page
+  constexpr int64_t page_elements() const { return num_kv_heads * 2 * plane_elements(); }
+};
+
+// Where a row's K and V go.
+struct KvSlot {
+  int32_t page;
+  int32_t token;  // in [0, page_tokens)
+};
+
+// Writes k and v of each row into its slot, rounding to the cache's element (nearest even).
+struct KvAppendArgs {
+  const float* k;       // [num_rows][num_kv_heads][head_dim], rotated
+  const float* v;       // [num_rows][num_kv_heads][head_dim]
+  const KvSlot* slots;  // [num_rows], distinct
+  KvLayerView cache;
+  int64_t num_rows;
+};
+
+inline constexpr int64_t kNoQueryCap = std::numeric_limits<int64_t>::max();
+inline constexpr int64_t kNoLeftWindow = std::numeric_limits<int64_t>::max();
+inline constexpr uint32_t kAllHeads = 0xffffffffu;
+
+// Part of one page as a row reads it. Entries of a row ascend in position and are disjoint per head. Consecutive
+// entries of one page are folded into one softmax update, so a row's result does not depend on how a page is cut.
+struct KvEntry {
+  int32_t page = 0;
+  int32_t first_valid = 0;  // token index in the page
+  int32_t num_valid = 0;
+  uint32_t head_mask = kAllHeads;  // bit h: query head h of the GQA group reads this entry
+  int64_t position = 0;            // logical position of token `first_valid`
+  // The query at position t reads the entry as if it stood at min(t, query_cap): its rotated vector is turned by
+  // min(t, query_cap) - t positions, which equals moving the keys the other way.
+  int64_t query_cap = kNoQueryCap;
+  bool ignores_left_window = false;  // sinks: visible however far behind the query
+};
+
+// A view over `entries` of the batch. Rows that read the same list name the same range.
+struct KvList {
+  int64_t entries_begin = 0;
+  int64_t num_entries = 0;
+};
+
+// What decode and prefill attention share. Query t of a row sees key j iff j's entry is in its list, j <= t, and
+// j > t - left_window (or the entry ignores it). Every query sees at least one key, else its output is zero.
+struct AttentionCommon {
+  const float* q;  // [rows of the batch][num_heads][head_dim], rotated to its own position
+  float* out;      // [rows of the batch][num_heads][head_dim]
+  float* lse;      // [rows of the batch][num_heads], natural log of the softmax denominator; may be null
+  KvLayerView cache;
+  const KvEntry* entries;
+  const float* rope_cos_sin;          // [rows of the batch][rope_dim / 2][2], of each query's own position
+  const double* inverse_frequencies;  // [rope_dim / 2]
+  int64_t rope_dim;
+  int64_t num_heads;  // a multiple of cache.num_kv_heads, group of at most 32
+  float scale;        // of q . k
+};
+
+struct DecodeRow {
+  int64_t row;          // index into q and out
+  int64_t position;     // of the query
+  int64_t left_window;  // tokens, kNoLeftWindow for none
+};
+
+// Longest run of distinct pages that one partial softmax state of a decode row covers. Split boundaries follow from
+// the row's own list alone.
+inline constexpr int64_t kDecodeSplitPages = 16;
+
+struct DecodeAttentionArgs {
+  AttentionCommon common;
+  const DecodeRow* rows;  // [num_rows]
+  const KvList* lists;    // [num_rows][num_kv_heads]
+  int64_t num_rows;
+};
+
+// Queries [first_position, first_position + num_queries) of one sequence, inside one absolute-aligned tile.
+struct PrefillTile {
+  int64_t row;  // of the first query; the others follow
+  int64_t num_queries;
+  int64_t first_position;
+  int64_t left_window;
+};
+
+inline constexpr int64_t kPrefillTileQueries = 128;
+
+struct PrefillAttentionArgs {
+  AttentionCommon common;
+  const PrefillTile* tiles;  // [num_tiles]
+  const KvList* lists;       // [num_tiles][num_heads]
+  int64_t num_tiles;
+};
+
+}  // namespace farspan::kernels

@@ -4,8 +4,9 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <vector>
+
+#include "engine/base/token_range.h"
 
 namespace farspan {
 
@@ -24,18 +25,6 @@ constexpr PlanFeatures operator|(PlanFeatures a, PlanFeatures b) {
 constexpr bool Covers(PlanFeatures have, PlanFeatures needed) {
   return (static_cast<uint32_t>(needed) & ~static_cast<uint32_t>(have)) == 0;
 }
-
-// Half-open.
-struct TokenRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-
-  int64_t size() const { return end > begin ? end - begin : 0; }
-  bool empty() const { return end <= begin; }
-  friend bool operator==(const TokenRange&, const TokenRange&) = default;
-};
-
-inline constexpr int64_t kUnboundedTokens = std::numeric_limits<int64_t>::max();
 
 // Tokens that the step's queries read, subject to causality and to the left window.
 struct ReadRange {

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kv/block_table.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/check.h"
+#include "engine/base/math.h"
+
+namespace farspan {
+
+int64_t BlockTable::PagesMissing(int64_t end_token) const {
+  return std::max<int64_t>(0, CeilDiv(end_token, page_tokens_) - static_cast<int64_t>(pages_.size()));
+}
+
+void BlockTable::Append(PageRef page) {
+  pages_.push_back(std::move(page));
+  ++num_resident_pages_;
+}
+
+int64_t BlockTable::Drop(TokenRange tokens) {
+  const int64_t first = CeilDiv(std::max<int64_t>(0, tokens.begin), page_tokens_);
+  const int64_t last = std::min(tokens.end / page_tokens_, static_cast<int64_t>(pages_.size()));
+  int64_t released = 0;
+  for (int64_t i = first; i < last; ++i) {
+    PageRef& page = pages_[static_cast<size_t>(i)];
+    if (!page) continue;
+    page.Release();
+    --num_resident_pages_;
+    released += page_tokens_;
+  }
+  return released;
+}
+
+void BlockTable::Clear() {
+  pages_.clear();
+  num_resident_pages_ = 0;
+}
+
+bool BlockTable::resident(int64_t token) const {
+  const int64_t index = token / page_tokens_;
+  return token >= 0 && index < static_cast<int64_t>(pages_.size()) && pages_[static_cast<size_t>(index)];
+}
+
+PageId BlockTable::page_of(int64_t token) const {
+  FARSPAN_CHECK(resident(token), "token=", token);
+  return pages_[static_cast<size_t>(token / page_tokens_)].page();
+}
+
+}  // namespace farspan

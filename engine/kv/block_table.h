@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pages of one sequence, by logical page number, with holes where pages were dropped.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/base/token_range.h"
+#include "engine/kv/page_pool.h"
+
+namespace farspan {
+
+// Engine thread only. Releases its pages on destruction.
+class BlockTable {
+ public:
+  explicit BlockTable(int64_t page_tokens) : page_tokens_(page_tokens) {}
+
+  // Pages that must be taken so that every token below `end_token` that is not dropped has a place.
+  int64_t PagesMissing(int64_t end_token) const;
+  // Appends the next logical page.
+  void Append(PageRef page);
+  // Releases the pages wholly inside `tokens`; the rest of the range stays resident. Returns the tokens released.
+  int64_t Drop(TokenRange tokens);
+  void Clear();
+
+  // The page that holds logical `token`; it must be resident.
+  PageId page_of(int64_t token) const;
+  bool resident(int64_t token) const;
+  // Logical tokens that the table has places for, dropped ones included.
+  int64_t capacity_tokens() const { return static_cast<int64_t>(pages_.size()) * page_tokens_; }
+  int64_t num_resident_pages() const { return num_resident_pages_; }
+  int64_t page_tokens() const { return page_tokens_; }
+
+ private:
+  const int64_t page_tokens_;
+  std::vector<PageRef> pages_;  // empty references are dropped pages
+  int64_t num_resident_pages_ = 0;
+};
+
+}  // namespace farspan

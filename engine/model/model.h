@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// A network: tokens and cached keys in, logits out. No memory of requests, no knowledge of policies.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/base/model_shape.h"
+#include "engine/kv/kv_cache.h"
+#include "engine/model/forward_batch.h"
+
+namespace farspan {
+
+// Upper bound on the rows of one Logits call: bounds the logits buffer whatever a request asks for.
+inline constexpr int64_t kMaxLogitRows = 64;
+
+struct ModelInfo {
+  std::string architecture;  // "llama"
+  std::string name;          // from the file; may be empty
+  std::string weights_id;    // identifies the weights: equal ids, equal logits
+  int64_t num_parameters = 0;
+  int64_t weight_bytes = 0;  // resident, after conversion
+};
+
+// Engine thread only. A row's result does not depend on the other rows of its batch.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelShape& shape() const = 0;
+  virtual const ModelInfo& info() const = 0;
+  // Rows of the largest batch that Forward takes.
+  virtual int64_t max_batch_rows() const = 0;
+
+  // Runs every layer, writes the rows' K and V into `kv`, and keeps the final hidden states of batch.logit_rows.
+  // 1 <= batch.num_rows() <= max_batch_rows(). Fails only on a device fault.
+  virtual absl::Status Forward(const ForwardBatch& batch, KvCache& kv) = 0;
+
+  // Logits of logit_rows [first, first + count) of the last Forward, on the host: [count][vocab_size]. The span is
+  // valid until the next call of either method. 0 <= count <= kMaxLogitRows.
+  virtual absl::StatusOr<std::span<float>> Logits(int64_t first, int64_t count) = 0;
+};
+
+}  // namespace farspan

@@ -38,7 +38,8 @@ class AttentionPolicy {
   virtual KvFingerprint decode_fingerprint() const = 0;
 
   // Upper bound on pages held at any time by a sequence of at most `tokens`, computed in chunks of at most
-  // `chunk_tokens`, the chunk in flight and copies included. Never decreases in either argument; admission relies on it.
+  // `chunk_tokens`, the chunk in flight and copies included. Never decreases in either argument; admission relies on
+  // it.
   virtual int64_t MaxPages(int64_t tokens, int64_t chunk_tokens) const = 0;
 
   // Plan features used by any plan of this policy; compared with Backend::caps() when a request is submitted.

@@ -19,8 +19,8 @@ namespace farspan::internal {
 }  // namespace farspan::internal
 
 // FARSPAN_CHECK(pages >= 0, "pages=", pages);
-#define FARSPAN_CHECK(condition, ...)                                                            \
-  do {                                                                                           \
-    if (!(condition)) [[unlikely]]                                                               \
+#define FARSPAN_CHECK(condition, ...)                                                              \
+  do {                                                                                             \
+    if (!(condition)) [[unlikely]]                                                                 \
       ::farspan::internal::CheckFailed(__FILE__, __LINE__, #condition, absl::StrCat(__VA_ARGS__)); \
   } while (false)

@@ -7,8 +7,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define FARSPAN_RETURN_IF_ERROR(expression)                          \
-  do {                                                               \
+#define FARSPAN_RETURN_IF_ERROR(expression)                                                         \
+  do {                                                                                              \
     if (absl::Status farspan_status_ = (expression); !farspan_status_.ok()) return farspan_status_; \
   } while (false)
 

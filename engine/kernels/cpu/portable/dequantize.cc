@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <cstring>
+
+#include "engine/kernels/cpu/number_formats.h"
+#include "engine/kernels/cpu/portable/kernels.h"
+
+namespace farspan::kernels::portable {
+namespace {
+
+void DequantizeQ40(const uint8_t* row, int64_t columns, float* out) {
+  for (int64_t block = 0; block < columns / kQuantBlock; ++block) {
+    const uint8_t* bytes = row + block * kQ40BlockBytes;
+    const float scale = LoadHalf(bytes);
+    for (int64_t i = 0; i < kQuantBlock / 2; ++i) {
+      const int low = bytes[2 + i] & 0x0f, high = bytes[2 + i] >> 4;
+      out[block * kQuantBlock + i] = scale * static_cast<float>(low - 8);
+      out[block * kQuantBlock + kQuantBlock / 2 + i] = scale * static_cast<float>(high - 8);
+    }
+  }
+}
+
+void DequantizeQ41(const uint8_t* row, int64_t columns, float* out) {
+  for (int64_t block = 0; block < columns / kQuantBlock; ++block) {
+    const uint8_t* bytes = row + block * kQ41BlockBytes;
+    const float scale = LoadHalf(bytes), min = LoadHalf(bytes + 2);
+    for (int64_t i = 0; i < kQuantBlock / 2; ++i) {
+      const int low = bytes[4 + i] & 0x0f, high = bytes[4 + i] >> 4;
+      out[block * kQuantBlock + i] = scale * static_cast<float>(low) + min;
+      out[block * kQuantBlock + kQuantBlock / 2 + i] = scale * static_cast<float>(high) + min;
+    }
+  }
+}
+
+void DequantizeQ80(const uint8_t* row, int64_t columns, float* out) {
+  for (int64_t block = 0; block < columns / kQuantBlock; ++block) {
+    const uint8_t* bytes = row + block * kQ80BlockBytes;
+    const float scale = LoadHalf(bytes);
+    for (int64_t i = 0; i < kQuantBlock; ++i) {
+      out[block * kQuantBlock + i] = scale * static_cast<float>(static_cast<int8_t>(bytes[2 + i]));
+    }
+  }
+}
+
+void WidenBf16(const uint8_t* row, int64_t columns, float* out) {
+  for (int64_t i = 0; i < columns; ++i) {
+    uint16_t value;
+    std::memcpy(&value, row + 2 * i, sizeof(value));
+    out[i] = Bf16ToFloat(value);
+  }
+}
+
+}  // namespace
+
+void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
+  const uint8_t* bytes = static_cast<const uint8_t*>(weight.data) + row * WeightRowBytes(weight.type, weight.columns);
+  switch (weight.type) {
+    case WeightType::kF32:
+      std::memcpy(out, bytes, static_cast<size_t>(weight.columns) * sizeof(float));
+      return;
+    case WeightType::kBf16:
+      return WidenBf16(bytes, weight.columns, out);
+    case WeightType::kQ4_0:
+      return DequantizeQ40(bytes, weight.columns, out);
+    case WeightType::kQ4_1:
+      return DequantizeQ41(bytes, weight.columns, out);
+    case WeightType::kQ8_0:
+      return DequantizeQ80(bytes, weight.columns, out);
+  }
+}
+
+}  // namespace farspan::kernels::portable

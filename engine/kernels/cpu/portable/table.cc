@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kernels/cpu/portable/kernels.h"
+
+namespace farspan::kernels {
+
+const KernelTable& PortableKernels() {
+  static const KernelTable table = {
+      .name = "portable",
+      .embed = portable::kEmbed,
+      .rms_norm = portable::kRmsNorm,
+      .linear = portable::kLinear,
+      .silu_mul = portable::kSiluMul,
+      .rope_table = portable::kRopeTable,
+      .rope = portable::kRope,
+      .kv_append = portable::kKvAppend,
+      .decode_partials = portable::kDecodePartials,
+      .decode_merge = portable::kDecodeMerge,
+      .prefill_attention = portable::kPrefillAttention,
+  };
+  return table;
+}
+
+}  // namespace farspan::kernels

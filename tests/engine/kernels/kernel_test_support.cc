@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/engine/kernels/kernel_test_support.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+namespace farspan::kernels {
+namespace {
+
+uint64_t PickSeed() {
+  const char* fixed = std::getenv("FARSPAN_TEST_SEED");
+  const uint64_t seed = fixed != nullptr ? std::strtoull(fixed, nullptr, 10) : std::random_device{}();
+  std::printf("random inputs: FARSPAN_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  return seed;
+}
+
+// A half float of magnitude in [2^-9, 2^-4), and what it stands for.
+struct Half {
+  uint16_t bits;
+  double value;
+};
+
+Half RandomHalf(Random* random) {
+  const int64_t sign = random->Integer(0, 1), exponent = random->Integer(6, 10), mantissa = random->Integer(0, 1023);
+  const double magnitude = std::ldexp(1.0 + static_cast<double>(mantissa) / 1024.0, static_cast<int>(exponent) - 15);
+  return {static_cast<uint16_t>(sign << 15 | exponent << 10 | mantissa), sign != 0 ? -magnitude : magnitude};
+}
+
+void AppendHalf(Half half, std::vector<uint8_t>* bytes) {
+  bytes->push_back(static_cast<uint8_t>(half.bits & 0xff));
+  bytes->push_back(static_cast<uint8_t>(half.bits >> 8));
+}
+
+void AppendNibbleBlock(bool has_min, Random* random, RandomWeight* weight) {
+  const Half scale = RandomHalf(random);
+  const Half min = has_min ? RandomHalf(random) : Half{0, 0.0};
+  AppendHalf(scale, &weight->bytes);
+  if (has_min) AppendHalf(min, &weight->bytes);
+  double values[kQuantBlock];
+  for (int64_t i = 0; i < kQuantBlock / 2; ++i) {
+    const int64_t low = random->Integer(0, 15), high = random->Integer(0, 15);
+    weight->bytes.push_back(static_cast<uint8_t>(low | high << 4));
+    const double offset = has_min ? min.value : -8.0 * scale.value;
+    values[i] = scale.value * static_cast<double>(low) + offset;
+    values[i + kQuantBlock / 2] = scale.value * static_cast<double>(high) + offset;
+  }
+  weight->values.insert(weight->values.end(), values, values + kQuantBlock);
+}
+
+void AppendByteBlock(Random* random, RandomWeight* weight) {
+  const Half scale = RandomHalf(random);
+  AppendHalf(scale, &weight->bytes);
+  for (int64_t i = 0; i < kQuantBlock; ++i) {
+    const int64_t value = random->Integer(-128, 127);
+    weight->bytes.push_back(static_cast<uint8_t>(value & 0xff));
+    weight->values.push_back(scale.value * static_cast<double>(value));
+  }
+}
+
+void AppendFloat(WeightType type, Random* random, RandomWeight* weight) {
+  uint32_t bits = std::bit_cast<uint32_t>(random->Real(-1, 1));
+  if (type == WeightType::kBf16) bits &= 0xffff0000u;
+  const int first_byte = type == WeightType::kBf16 ? 2 : 0;
+  for (int byte = first_byte; byte < 4; ++byte)
+    weight->bytes.push_back(static_cast<uint8_t>(bits >> (8 * byte) & 0xff));
+  weight->values.push_back(static_cast<double>(std::bit_cast<float>(bits)));
+}
+
+}  // namespace
+
+Random::Random() {
+  static const uint64_t seed = PickSeed();
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  uint64_t mixed = seed;
+  for (const char* name = test != nullptr ? test->name() : ""; *name != '\0'; ++name) {
+    mixed = mixed * 1099511628211u + static_cast<uint64_t>(*name);
+  }
+  engine_.seed(mixed);
+}
+
+int64_t Random::Integer(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(engine_);
+}
+
+float Random::Real(float low, float high) { return std::uniform_real_distribution<float>(low, high)(engine_); }
+
+std::vector<float> Random::Reals(int64_t size, float low, float high) {
+  std::vector<float> values(static_cast<size_t>(size));
+  for (float& value : values) value = Real(low, high);
+  return values;
+}
+
+std::vector<const KernelTable*> KernelLevels() {
+  std::vector<const KernelTable*> levels = {&PortableKernels()};
+  if (CpuHasAvx2()) levels.push_back(&Avx2Kernels());
+  return levels;
+}
+
+RandomWeight MakeWeight(WeightType type, int64_t rows, int64_t columns, Random* random) {
+  RandomWeight weight;
+  const bool quantised = type == WeightType::kQ4_0 || type == WeightType::kQ4_1 || type == WeightType::kQ8_0;
+  for (int64_t i = 0; i < rows * columns; i += quantised ? kQuantBlock : 1) {
+    if (type == WeightType::kQ8_0) {
+      AppendByteBlock(random, &weight);
+    } else if (quantised) {
+      AppendNibbleBlock(type == WeightType::kQ4_1, random, &weight);
+    } else {
+      AppendFloat(type, random, &weight);
+    }
+  }
+  weight.view = {.data = weight.bytes.data(), .type = type, .rows = rows, .columns = columns};
+  return weight;
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+}  // namespace farspan::kernels

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/backend/cpu_backend.h"
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "engine/backend/aligned_memory.h"
+#include "engine/base/check.h"
+#include "engine/base/thread_pool.h"
+#include "engine/kernels/cpu/kernel_table.h"
+
+namespace farspan {
+namespace {
+
+using kernels::KernelOp;
+using kernels::KernelTable;
+
+absl::string_view MemoryKindName(MemoryKind kind) {
+  switch (kind) {
+    case MemoryKind::kWeights:
+      return "weights";
+    case MemoryKind::kKvPages:
+      return "KV pages";
+    case MemoryKind::kActivations:
+      return "activations";
+    case MemoryKind::kWorkspace:
+      return "workspace";
+  }
+  return "unknown";
+}
+
+// Bytes held, by kind. Thread-safe.
+class MemoryLedger {
+ public:
+  void Add(MemoryKind kind, int64_t bytes) { Cell(kind).fetch_add(bytes, std::memory_order_relaxed); }
+  int64_t Bytes(MemoryKind kind) const { return bytes_[static_cast<size_t>(kind)].load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t>& Cell(MemoryKind kind) { return bytes_[static_cast<size_t>(kind)]; }
+  std::array<std::atomic<int64_t>, kNumMemoryKinds> bytes_{};
+};
+
+class HostBuffer final : public Buffer {
+ public:
+  HostBuffer(AlignedMemory memory, MemoryKind kind, MemoryLedger* ledger)
+      : Buffer(memory.data(), memory.size_bytes()), memory_(std::move(memory)), kind_(kind), ledger_(ledger) {
+    ledger_->Add(kind_, size_bytes());
+  }
+  ~HostBuffer() override { ledger_->Add(kind_, -size_bytes()); }
+
+ private:
+  const AlignedMemory memory_;
+  const MemoryKind kind_;
+  MemoryLedger* const ledger_;
+};
+
+class HostCpuBackend final : public Backend {
+ public:
+  HostCpuBackend(const KernelTable& table, int num_threads)
+      : table_(table), name_(absl::StrCat("cpu/", table.name)), pool_(num_threads), scratch_(num_threads) {}
+
+  std::string_view name() const override { return name_; }
+  PlanFeatures caps() const override {
+    return PlanFeatures::kRanges | PlanFeatures::kLeftWindow | PlanFeatures::kQueryRotation | PlanFeatures::kDrop;
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override {
+    FARSPAN_CHECK(size_bytes >= 0, "size_bytes=", size_bytes);
+    AlignedMemory memory(size_bytes);
+    if (memory.data() == nullptr) return AllocationError(size_bytes, kind);
+    return std::make_unique<HostBuffer>(std::move(memory), kind, &ledger_);
+  }
+  int64_t MemoryBytes(MemoryKind kind) const override { return ledger_.Bytes(kind); }
+
+  absl::Status Upload(void* device, std::span<const std::byte> host) override {
+    if (!host.empty()) std::memcpy(device, host.data(), host.size());
+    return fault_;
+  }
+  absl::Status Download(std::span<std::byte> host, const void* device) override {
+    if (!host.empty()) std::memcpy(host.data(), device, host.size());
+    return fault_;
+  }
+  const void* Stage(std::span<const std::byte> host) override { return host.data(); }
+
+  void Embed(const kernels::EmbedArgs& args) override { RunOp(table_.embed, args); }
+  void RmsNorm(const kernels::RmsNormArgs& args) override { RunOp(table_.rms_norm, args); }
+  void Linear(const kernels::LinearArgs& args) override { RunOp(table_.linear, args); }
+  void SiluMul(const kernels::SiluMulArgs& args) override { RunOp(table_.silu_mul, args); }
+  void RopeTable(const kernels::RopeTableArgs& args) override { RunOp(table_.rope_table, args); }
+  void Rope(const kernels::RopeArgs& args) override { RunOp(table_.rope, args); }
+  void KvAppend(const kernels::KvAppendArgs& args) override { RunOp(table_.kv_append, args); }
+  void PrefillAttention(const kernels::PrefillAttentionArgs& args) override { RunOp(table_.prefill_attention, args); }
+  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
+
+  StepTicket Submit() override { return StepTicket{++submitted_}; }
+  absl::Status Wait(StepTicket ticket) override {
+    FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
+    return fault_;
+  }
+
+ private:
+  static absl::Status AllocationError(int64_t size_bytes, MemoryKind kind) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot allocate ", size_bytes, " bytes of host memory for ", MemoryKindName(kind)));
+  }
+
+  // Grows `*memory` to at least `size_bytes`, losing its contents; false (and a sticky fault) where there is no memory.
+  bool Reserve(int64_t size_bytes, AlignedMemory* memory) {
+    if (size_bytes <= memory->size_bytes()) return true;
+    AlignedMemory grown(size_bytes);
+    if (grown.data() == nullptr) {
+      if (fault_.ok()) fault_ = absl::InternalError(AllocationError(size_bytes, MemoryKind::kWorkspace).message());
+      return false;
+    }
+    ledger_.Add(MemoryKind::kWorkspace, size_bytes - memory->size_bytes());
+    *memory = std::move(grown);
+    return true;
+  }
+
+  template <typename Args>
+  void RunOp(const KernelOp<Args>& op, const Args& args) {
+    const int64_t num_tasks = op.num_tasks(args);
+    if (num_tasks == 0) return;
+    const int64_t scratch_bytes = op.scratch_bytes(args);
+    for (AlignedMemory& scratch : scratch_) {
+      if (!Reserve(scratch_bytes, &scratch)) return;
+    }
+    if (num_tasks == 1) return op.run(args, 0, scratch_[0].data());
+    pool_.ParallelFor(
+        num_tasks, [&](int64_t task, int thread) { op.run(args, task, scratch_[static_cast<size_t>(thread)].data()); });
+  }
+
+  const KernelTable& table_;
+  const std::string name_;
+  ThreadPool pool_;
+  MemoryLedger ledger_;
+  std::vector<AlignedMemory> scratch_;  // [thread]
+  AlignedMemory decode_partials_;
+  kernels::DecodeSplits decode_splits_;
+  uint64_t submitted_ = 0;
+  absl::Status fault_;  // sticky
+};
+
+void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
+  kernels::PlanDecodeSplits(args, &decode_splits_);
+  const int64_t num_splits = static_cast<int64_t>(decode_splits_.splits.size());
+  const int64_t partial_floats = kernels::DecodePartialFloats(args.common) * kernels::DecodeGroup(args.common);
+  if (!Reserve(num_splits * partial_floats * static_cast<int64_t>(sizeof(float)), &decode_partials_)) return;
+  const kernels::DecodePass pass = {
+      .args = &args,
+      .splits = decode_splits_.splits.data(),
+      .num_splits = num_splits,
+      .first_split = decode_splits_.first_split.data(),
+      .partials = static_cast<float*>(decode_partials_.data()),
+  };
+  RunOp(table_.decode_partials, pass);
+  RunOp(table_.decode_merge, pass);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOptions& options) {
+  if (options.num_threads < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("threads must be at least 1, got ", options.num_threads));
+  }
+  const bool has_avx2 = kernels::CpuHasAvx2();
+  if (options.isa == CpuIsa::kAvx2 && !has_avx2) {
+    return absl::InvalidArgumentError("cpu_isa: this CPU does not run avx2; available: auto, portable");
+  }
+  const bool use_avx2 = has_avx2 && options.isa != CpuIsa::kPortable;
+  const KernelTable& table = use_avx2 ? kernels::Avx2Kernels() : kernels::PortableKernels();
+  return std::make_unique<HostCpuBackend>(table, options.num_threads);
+}
+
+}  // namespace farspan

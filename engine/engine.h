@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -94,6 +95,7 @@ class Engine {
   EngineParts parts_;
   std::unique_ptr<EngineInbox> inbox_;
   std::unique_ptr<EngineLoop> loop_;
+  std::thread thread_;
 };
 
 }  // namespace farspan

@@ -19,6 +19,8 @@ struct SamplingParams {
 
   static constexpr double kGreedyTemperature = 1e-2;
   bool greedy() const { return temperature < kGreedyTemperature; }
+  bool penalises_prompt() const { return repetition_penalty != 1.0; }
+  bool penalises() const { return penalises_prompt() || frequency_penalty != 0.0 || presence_penalty != 0.0; }
 };
 
 }  // namespace farspan

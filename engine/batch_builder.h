@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// From what a step runs and what the policies say to the flat arrays of one forward pass, with the bytes it will read.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/attention/plan.h"
+#include "engine/base/model_shape.h"
+#include "engine/model/forward_batch.h"
+#include "engine/output.h"
+#include "engine/sched/scheduler.h"
+#include "engine/sched/step_plan.h"
+
+namespace farspan {
+
+// One sequence's share of a batch.
+struct BatchRun {
+  SequenceId id{};
+  int64_t num_tokens = 0;
+  bool prefill = false;
+  int64_t first_logit_row = 0;  // index into ForwardBatch::logit_rows
+  int64_t num_logit_rows = 0;
+  TokenRange drop;  // tokens that no later query reads
+  AttentionTraffic traffic;
+};
+
+struct BuiltBatch {
+  ForwardBatch forward;
+  std::vector<BatchRun> runs;  // in the order of their rows: decode rows first
+};
+
+// The batch of a committed plan: each sequence's pages are taken and its tokens in flight. Asks each policy once.
+BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* scheduler);
+
+}  // namespace farspan

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine_inbox.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace farspan {
+
+EngineInbox::EngineInbox(const EngineConfig& config, int64_t kv_pages_total)
+    : max_queued_requests_(config.max_num_queued_requests), max_queued_tokens_(config.max_num_queued_tokens) {
+  stats_.kv_pages_total = kv_pages_total;
+}
+
+absl::Status EngineInbox::Offer(Submission submission) {
+  {
+    MutexLock lock(&mutex_);
+    if (!stats_.fault.ok()) return absl::UnavailableError("the device has failed; try another replica");
+    if (closed_) return absl::UnavailableError("the server is draining; try another replica");
+    if (stats_.requests_queued >= max_queued_requests_) {
+      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", max_queued_requests_, " requests wait"));
+    }
+    const auto tokens = static_cast<int64_t>(submission.request.prompt.size());
+    // A prompt longer than the whole limit may still wait alone.
+    if (stats_.tokens_queued > 0 && stats_.tokens_queued + tokens > max_queued_tokens_) {
+      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", stats_.tokens_queued,
+                                                       " prompt tokens wait, at most ", max_queued_tokens_, " may"));
+    }
+    ++stats_.requests_queued;
+    stats_.tokens_queued += tokens;
+    ++num_live_;
+    submissions_.push_back(std::move(submission));
+  }
+  doorbell_->Ring();
+  return absl::OkStatus();
+}
+
+void EngineInbox::Close() {
+  MutexLock lock(&mutex_);
+  closed_ = true;
+}
+
+std::vector<Submission> EngineInbox::TakeAll() {
+  MutexLock lock(&mutex_);
+  return std::exchange(submissions_, {});
+}
+
+void EngineInbox::OnLeftQueue(int64_t prompt_tokens) {
+  MutexLock lock(&mutex_);
+  --stats_.requests_queued;
+  stats_.tokens_queued -= prompt_tokens;
+  FARSPAN_CHECK(stats_.requests_queued >= 0 && stats_.tokens_queued >= 0);
+}
+
+void EngineInbox::OnEnded() {
+  MutexLock lock(&mutex_);
+  FARSPAN_CHECK(num_live_ > 0);
+  if (--num_live_ == 0) idle_changed_.NotifyAll();
+}
+
+void EngineInbox::Publish(const EngineGauges& gauges, int64_t steps, SteadyTime now) {
+  MutexLock lock(&mutex_);
+  stats_.requests_running = gauges.requests_running;
+  stats_.kv_pages_used = gauges.kv_pages_used;
+  stats_.steps = steps;
+  stats_.last_progress = now;
+}
+
+void EngineInbox::PublishFault(absl::Status fault) {
+  MutexLock lock(&mutex_);
+  stats_.fault = std::move(fault);
+}
+
+void EngineInbox::RequestStop() {
+  {
+    MutexLock lock(&mutex_);
+    closed_ = true;
+    stopping_ = true;
+  }
+  doorbell_->Ring();
+}
+
+bool EngineInbox::stopping() const {
+  MutexLock lock(&mutex_);
+  return stopping_;
+}
+
+void EngineInbox::RequestCancelAll() {
+  {
+    MutexLock lock(&mutex_);
+    cancel_all_ = true;
+  }
+  doorbell_->Ring();
+}
+
+bool EngineInbox::TakeCancelAll() {
+  MutexLock lock(&mutex_);
+  return std::exchange(cancel_all_, false);
+}
+
+EngineStats EngineInbox::stats() const {
+  MutexLock lock(&mutex_);
+  return stats_;
+}
+
+bool EngineInbox::WaitIdle(SteadyTime deadline) {
+  MutexLock lock(&mutex_);
+  while (num_live_ != 0) {
+    if (deadline == kNoDeadline) {
+      idle_changed_.Wait(&mutex_);
+    } else if (!idle_changed_.WaitUntil(&mutex_, deadline)) {
+      return num_live_ == 0;
+    }
+  }
+  return true;
+}
+
+}  // namespace farspan

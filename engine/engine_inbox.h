@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The border of the engine thread: requests on their way in, limits on how many wait, and the published state.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/base/mutex.h"
+#include "engine/engine.h"
+#include "engine/request_handle.h"
+
+namespace farspan {
+
+// A request that the engine has accepted and its thread has not seen yet.
+struct Submission {
+  Request request;
+  std::shared_ptr<RequestHandle> handle;
+  std::shared_ptr<OutputSink> sink;
+  int64_t reserved_pages = 0;
+};
+
+// Thread-safe. A request counts as queued from Offer until OnLeftQueue.
+class EngineInbox {
+ public:
+  EngineInbox(const EngineConfig& config, int64_t kv_pages_total);
+
+  // RESOURCE_EXHAUSTED at a queue limit, UNAVAILABLE when draining or faulted; else the request is in.
+  absl::Status Offer(Submission submission);
+  void Close();  // refuses from now on
+
+  // For the engine thread.
+  std::vector<Submission> TakeAll();
+  void OnLeftQueue(int64_t prompt_tokens);
+  void OnEnded();
+  void Publish(const EngineGauges& gauges, int64_t steps, SteadyTime now);
+  void PublishFault(absl::Status fault);
+
+  void RequestStop();
+  bool stopping() const;
+  void RequestCancelAll();
+  bool TakeCancelAll();
+
+  EngineStats stats() const;
+  // True once no accepted request is live.
+  bool WaitIdle(SteadyTime deadline);
+  const std::shared_ptr<Doorbell>& doorbell() const { return doorbell_; }
+
+ private:
+  const int64_t max_queued_requests_;
+  const int64_t max_queued_tokens_;
+  const std::shared_ptr<Doorbell> doorbell_ = std::make_shared<Doorbell>();
+
+  mutable Mutex mutex_;
+  CondVar idle_changed_;
+  std::vector<Submission> submissions_ ABSL_GUARDED_BY(mutex_);
+  int64_t num_live_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
+  EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace farspan

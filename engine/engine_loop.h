@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// EngineLoop: what the engine thread does, one step at a time: drain, plan, commit, forward, apply.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/batch_builder.h"
+#include "engine/engine.h"
+#include "engine/engine_inbox.h"
+#include "engine/kv/page_pool.h"
+#include "engine/sched/scheduler.h"
+
+namespace farspan {
+
+// Engine thread only.
+class EngineLoop {
+ public:
+  // All arguments outlive the loop.
+  EngineLoop(const EngineConfig& config, EngineParts* parts, EngineInbox* inbox);
+  ~EngineLoop();
+
+  // One step. False when there was nothing to do.
+  bool Step();
+  // Steps until the inbox is told to stop, then ends every live request.
+  void Run();
+
+ private:
+  void DrainInbox();
+  void Retire(std::vector<std::unique_ptr<Sequence>> retired);
+  void ReportStarts(const StepPlan& plan);
+  absl::Status RunBatch(const BuiltBatch& built);
+  absl::Status Apply(const BuiltBatch& built);
+  absl::Status ApplyLogits(const BatchRun& run, Sequence* sequence);
+  void TakePromptLogprobs(Sequence* sequence, int64_t position, std::span<const float> logits,
+                          std::vector<TokenLogprobs>* logprobs);
+  void DrawToken(Sequence* sequence, std::span<float> logits);
+  void ReportPrefill(const BatchRun& run, Sequence* sequence, std::vector<TokenLogprobs> prompt_logprobs);
+  void ReportToken(Sequence* sequence, TokenId token, std::vector<TokenLogprobs> logprobs);
+  void DecideOutcome(Sequence* sequence, TokenId token);
+  void Fail(const absl::Status& fault);
+  void PoisonFreedPages();
+  void PublishGauges();
+  void FinishStep(const BuiltBatch& built, SteadyTime start);
+  SteadyTime Now() const { return parts_->clock->Now(); }
+
+  const EngineConfig config_;
+  EngineParts* const parts_;
+  EngineInbox* const inbox_;
+  PagePool pool_;
+  Scheduler scheduler_;
+  int64_t num_steps_ = 0;
+  int64_t next_sequence_id_ = 0;
+};
+
+}  // namespace farspan

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model/weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/absl_view.h"
+#include "engine/base/status_macros.h"
+#include "engine/model/dequantize.h"
+
+namespace farspan {
+namespace {
+
+constexpr int64_t kSliceBytes = int64_t{4} << 20;
+
+absl::Status Refuse(std::string_view name, std::string_view expected, std::string_view got) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor ", AbslView(name), ": expected ", AbslView(expected), ", got ", AbslView(got)));
+}
+
+absl::Status RefuseNonFinite(const GgufTensor& tensor, int64_t row) {
+  return Refuse(tensor.name, "finite values", absl::StrCat("NaN or infinity in row ", row));
+}
+
+kernels::WeightType ResidentType(GgufTensorType type) {
+  switch (type) {
+    case GgufTensorType::kF32:
+      return kernels::WeightType::kF32;
+    case GgufTensorType::kQ4_0:
+      return kernels::WeightType::kQ4_0;
+    case GgufTensorType::kQ4_1:
+      return kernels::WeightType::kQ4_1;
+    case GgufTensorType::kQ8_0:
+      return kernels::WeightType::kQ8_0;
+    default:
+      return kernels::WeightType::kBf16;
+  }
+}
+
+// Whether the file's rows are the resident rows, byte for byte.
+bool KeepsBytes(GgufTensorType type) {
+  return type == GgufTensorType::kBf16 || ResidentType(type) != kernels::WeightType::kBf16;
+}
+
+// False where a value is NaN or leaves the range of bf16.
+bool RoundToBf16(std::span<const float> values, uint16_t* out) {
+  bool finite = true;
+  for (size_t i = 0; i < values.size(); ++i) {
+    out[i] = FloatToBf16(values[i]);
+    finite = finite && std::isfinite(Bf16ToFloat(out[i]));
+  }
+  return finite;
+}
+
+}  // namespace
+
+absl::StatusOr<const GgufTensor*> WeightLoader::Find(std::string_view name, std::span<const int64_t> shape) {
+  const GgufTensor* tensor = file_->FindTensor(name);
+  if (tensor == nullptr) return Refuse(name, ShapeText(shape), "no such tensor");
+  if (!std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
+    return Refuse(name, ShapeText(shape), ShapeText(tensor->shape));
+  }
+  loaded_.emplace(name);
+  num_parameters_ += tensor->num_values();
+  content_hash_.AddText(absl::StrCat(tensor->name, " ", static_cast<uint32_t>(tensor->type), ShapeText(shape)));
+  return tensor;
+}
+
+absl::StatusOr<void*> WeightLoader::AllocateFor(const GgufTensor& tensor, int64_t size_bytes) {
+  absl::StatusOr<std::unique_ptr<Buffer>> buffer = backend_->Allocate(size_bytes, MemoryKind::kWeights);
+  if (!buffer.ok()) {
+    return absl::Status(buffer.status().code(), absl::StrCat("tensor ", tensor.name, ": ", buffer.status().message()));
+  }
+  size_bytes_ += size_bytes;
+  buffers_.push_back(*std::move(buffer));
+  return buffers_.back()->data();
+}
+
+absl::Status WeightLoader::ReadRows(const GgufTensor& tensor, int64_t first_row, int64_t num_rows,
+                                    std::vector<std::byte>& out) {
+  const int64_t row_bytes = tensor.row_bytes();
+  out.resize(static_cast<size_t>(num_rows * row_bytes));
+  FARSPAN_RETURN_IF_ERROR(file_->ReadTensor(tensor, first_row * row_bytes, out));
+  content_hash_.Add(out);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const auto bytes = std::span(out).subspan(static_cast<size_t>(row * row_bytes), static_cast<size_t>(row_bytes));
+    if (!RowIsFinite(tensor.type, bytes)) return RefuseNonFinite(tensor, first_row + row);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightLoader::UploadRows(const GgufTensor& tensor, kernels::WeightType type, std::byte* device) {
+  const int64_t rows = tensor.rows();
+  const int64_t columns = tensor.columns();
+  const int64_t row_bytes = tensor.row_bytes();
+  const int64_t resident_row_bytes = kernels::WeightRowBytes(type, columns);
+  const int64_t slice_rows = std::clamp<int64_t>(kSliceBytes / row_bytes, 1, rows);
+  std::vector<std::byte> slice;
+  std::vector<uint16_t> widened;
+  std::vector<float> values(static_cast<size_t>(columns));
+  for (int64_t first = 0; first < rows; first += slice_rows) {
+    const int64_t count = std::min(slice_rows, rows - first);
+    FARSPAN_RETURN_IF_ERROR(ReadRows(tensor, first, count, slice));
+    std::span<const std::byte> resident = slice;
+    if (!KeepsBytes(tensor.type)) {
+      widened.resize(static_cast<size_t>(count * columns));
+      for (int64_t row = 0; row < count; ++row) {
+        DequantizeRow(tensor.type, std::span(slice).subspan(row * row_bytes, row_bytes), values);
+        if (!RoundToBf16(values, widened.data() + row * columns)) return RefuseNonFinite(tensor, first + row);
+      }
+      resident = std::as_bytes(std::span(widened));
+    }
+    FARSPAN_RETURN_IF_ERROR(backend_->Upload(device + first * resident_row_bytes, resident));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<kernels::WeightView> WeightLoader::LoadMatrix(std::string_view name, int64_t rows, int64_t columns) {
+  const int64_t shape[] = {rows, columns};
+  FARSPAN_ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, shape));
+  const kernels::WeightType type = ResidentType(tensor->type);
+  FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*tensor, rows * kernels::WeightRowBytes(type, columns)));
+  FARSPAN_RETURN_IF_ERROR(UploadRows(*tensor, type, static_cast<std::byte*>(device)));
+  return kernels::WeightView{.data = device, .type = type, .rows = rows, .columns = columns};
+}
+
+absl::StatusOr<std::vector<float>> WeightLoader::ReadVector(std::string_view name, int64_t size) {
+  FARSPAN_ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, std::span(&size, 1)));
+  std::vector<std::byte> row;
+  FARSPAN_RETURN_IF_ERROR(ReadRows(*tensor, 0, 1, row));
+  std::vector<float> values(static_cast<size_t>(size));
+  DequantizeRow(tensor->type, row, values);
+  return values;
+}
+
+absl::StatusOr<const float*> WeightLoader::LoadVector(std::string_view name, int64_t size) {
+  FARSPAN_ASSIGN_OR_RETURN(const std::vector<float> values, ReadVector(name, size));
+  FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*file_->FindTensor(name), size * int64_t{sizeof(float)}));
+  FARSPAN_RETURN_IF_ERROR(backend_->Upload(device, std::as_bytes(std::span(values))));
+  return static_cast<const float*>(device);
+}
+
+absl::Status WeightLoader::CheckAllLoaded() const {
+  for (const GgufTensor& tensor : file_->tensors()) {
+    if (loaded_.find(tensor.name) == loaded_.end()) {
+      return Refuse(tensor.name, "only tensors of the architecture", "one that it does not have");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace farspan

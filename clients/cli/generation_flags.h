@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flags of a GenerationSpec except its prompt, made from the messages' rules.
+#pragma once
+
+#include "clients/cli/flag_set.h"
+#include "farspan/v1/inference.pb.h"
+
+namespace farspan::cli {
+
+// Parsing writes into `spec`, which must outlive the flags.
+void AddGenerationFlags(v1::GenerationSpec* spec, FlagSet* flags);
+
+}  // namespace farspan::cli

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows a generation as it runs: text on standard output, progress on standard error.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "clients/cli/console.h"
+#include "clients/cli/progress_line.h"
+#include "farspan/v1/inference.pb.h"
+
+namespace farspan::cli {
+
+class GenerationView {
+ public:
+  struct Options {
+    bool text = true;       // write the text as it arrives
+    bool progress = true;   // on a terminal
+    bool additions = true;  // say what the chat template and the tokenizer added
+  };
+  GenerationView(Console* console, const Options& options);
+
+  // False when standard output no longer takes what is written.
+  bool Show(const v1::GenerateResponse& event);
+
+  // Ends the text with a line end where it has none, and removes the progress line.
+  void Finish();
+
+ private:
+  void ShowAdditions(const v1::GenerationStarted& started);
+  bool ShowDelta(const v1::GenerationDelta& delta);
+
+  Console* const console_;
+  const Options options_;
+  ProgressLine progress_;
+  bool mid_line_ = false;
+  int64_t tokens_ = 0;
+  std::chrono::steady_clock::time_point first_token_time_;
+};
+
+}  // namespace farspan::cli

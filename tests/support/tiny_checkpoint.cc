@@ -104,10 +104,14 @@ void AddConfig(const TinyCheckpointOptions& options, GgufWriter& writer) {
   number("llama.attention.head_count_kv", options.num_kv_heads);
   number("llama.attention.key_length", options.head_dim);
   number("llama.attention.value_length", options.head_dim);
-  number("llama.rope.dimension_count", options.head_dim);
+  number("llama.rope.dimension_count", options.rope_dim > 0 ? options.rope_dim : options.head_dim);
   number("llama.vocab_size", static_cast<int64_t>(TinyVocabulary().size()));
   writer.AddFloat32("llama.rope.freq_base", options.rope_freq_base);
   writer.AddFloat32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  if (options.rope_linear_factor > 0) {
+    writer.AddString("llama.rope.scaling.type", "linear");
+    writer.AddFloat32("llama.rope.scaling.factor", options.rope_linear_factor);
+  }
 }
 
 class TensorWriter {

@@ -27,7 +27,9 @@ struct TinyCheckpointOptions {
   int64_t head_dim = 16;
   int64_t context_tokens = 4096;
   float rope_freq_base = 10000.0f;
-  std::vector<float> rope_factors;  // head_dim / 2 divisors of the frequencies; empty for none
+  int64_t rope_dim = 0;             // channels of a head that are rotated; 0 for all
+  float rope_linear_factor = 0;     // 0 for none
+  std::vector<float> rope_factors;  // a divisor of each frequency; empty for none
   GgufTensorType matrix_type = GgufTensorType::kQ4_1;
   GgufTensorType embedding_type = GgufTensorType::kQ8_0;  // of token_embd and output
   bool tied_embeddings = false;                           // true leaves output.weight out

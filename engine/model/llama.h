@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder of the Llama family: RMS norms, grouped-query attention with rotary positions on adjacent pairs (GGUF
+// stores q and k permuted for it), a gated SiLU feed-forward, optionally tied embeddings.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/backend/backend.h"
+#include "engine/kernels/args.h"
+#include "engine/model/gguf.h"
+#include "engine/model/llama_config.h"
+#include "engine/model/model.h"
+#include "engine/model/model_registry.h"
+
+namespace farspan {
+
+struct LlamaLayer {
+  const float* attention_norm;           // [width]
+  kernels::WeightView query;             // [num_heads * head_dim][width]
+  kernels::WeightView key;               // [num_kv_heads * head_dim][width]
+  kernels::WeightView value;             // as key
+  kernels::WeightView attention_output;  // [width][num_heads * head_dim]
+  const float* feed_forward_norm;        // [width]
+  kernels::WeightView gate;              // [feed_forward_width][width]
+  kernels::WeightView up;                // as gate
+  kernels::WeightView down;              // [width][feed_forward_width]
+};
+
+// Views into `buffers`, in device memory.
+struct LlamaWeights {
+  kernels::WeightView embedding;  // [vocab][width]
+  std::vector<LlamaLayer> layers;
+  const float* output_norm;    // [width]
+  kernels::WeightView output;  // [vocab][width]; the embedding where they are tied
+  const double* frequencies;   // [rope_dim / 2]
+  std::vector<std::unique_ptr<Buffer>> buffers;
+};
+
+// Device buffers of one pass, taken once for max_batch_rows; named as in a layer's arithmetic.
+struct LlamaActivations {
+  float* hidden;     // [rows][width], the residual stream
+  float* normed;     // [rows][width]
+  float* query;      // [rows][num_heads][head_dim]
+  float* key;        // [rows][num_kv_heads][head_dim]
+  float* value;      // as key
+  float* attention;  // as query
+  float* gate;       // [rows][feed_forward_width]
+  float* up;         // as gate
+  float* cos_sin;    // [rows][rope_dim / 2][2]
+  float* logits;     // [kMaxLogitRows][vocab]
+  std::vector<std::unique_ptr<Buffer>> buffers;
+};
+
+class Llama final : public Model {
+ public:
+  Llama(const LlamaConfig& config, const ModelShape& shape, ModelInfo info, LlamaWeights weights,
+        LlamaActivations activations, int64_t max_batch_rows, Backend* backend);
+
+  const ModelShape& shape() const override { return shape_; }
+  const ModelInfo& info() const override { return info_; }
+  int64_t max_batch_rows() const override { return max_batch_rows_; }
+  absl::Status Forward(const ForwardBatch& batch, KvCache& kv) override;
+  absl::StatusOr<std::span<float>> Logits(int64_t first, int64_t count) override;
+
+ private:
+  // A batch's arrays as ops read them.
+  struct StagedBatch;
+
+  StagedBatch StageBatch(const ForwardBatch& batch);
+  void Attend(const LlamaLayer& layer, const StagedBatch& batch, const kernels::KvLayerView& cache);
+  void FeedForward(const LlamaLayer& layer, int64_t num_rows);
+  void Norm(const float* x, const float* weight, int64_t num_rows, float* out);
+  void NormLogitRows(std::span<const int64_t> rows);
+
+  const LlamaConfig config_;
+  const ModelShape shape_;
+  const ModelInfo info_;
+  const LlamaWeights weights_;
+  const LlamaActivations activations_;
+  const int64_t max_batch_rows_;
+  Backend* const backend_;
+  int64_t num_logit_rows_ = 0;  // of the last Forward; their normed hidden states lie in activations_.normed
+  std::vector<float> logits_;   // what the last Logits returned
+};
+
+absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend* backend, const ModelOptions& options);
+
+}  // namespace farspan

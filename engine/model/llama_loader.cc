@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Builds a Llama from a GGUF file: checks the config, loads every tensor, takes the activations.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/absl_view.h"
+#include "engine/base/status_macros.h"
+#include "engine/model/llama.h"
+#include "engine/model/weights.h"
+
+namespace farspan {
+namespace {
+
+constexpr char kEmbeddingName[] = "token_embd.weight";
+constexpr char kOutputName[] = "output.weight";
+constexpr char kRopeFactorsName[] = "rope_freqs.weight";
+constexpr int64_t kMaxVocabSize = 1 << 22;
+
+// The embedding's rows are the vocabulary; the optional key must agree.
+absl::StatusOr<int64_t> VocabSize(const GgufFile& file, const LlamaConfig& config) {
+  constexpr std::string_view kKey = "llama.vocab_size";
+  const GgufTensor* embedding = file.FindTensor(kEmbeddingName);
+  if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > kMaxVocabSize ||
+      embedding->columns() != config.width) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", kEmbeddingName, ": expected [vocabulary of at most ", kMaxVocabSize, ", ", config.width,
+                     "], got ", embedding == nullptr ? "no such tensor" : ShapeText(embedding->shape)));
+  }
+  const int64_t vocab_size = embedding->shape[0];
+  if (file.metadata().Has(kKey)) {
+    const auto rows = static_cast<uint64_t>(vocab_size);
+    FARSPAN_RETURN_IF_ERROR(file.metadata().GetUint(kKey, rows, rows).status());
+  }
+  return vocab_size;
+}
+
+// Biases are part of some files of the family and of none of the networks that we run.
+absl::Status RefuseBiases(const GgufFile& file) {
+  constexpr std::string_view kSuffix = ".bias";
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (std::string_view(tensor.name).ends_with(kSuffix)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", tensor.name, ": expected a network without biases, got ", ShapeText(tensor.shape)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LlamaLayer> LoadLayer(const LlamaConfig& config, int64_t index, WeightLoader& loader) {
+  const auto name = [index](const char* part) { return absl::StrCat("blk.", index, ".", part, ".weight"); };
+  LlamaLayer layer;
+  FARSPAN_ASSIGN_OR_RETURN(layer.attention_norm, loader.LoadVector(name("attn_norm"), config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.query, loader.LoadMatrix(name("attn_q"), config.query_width(), config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.key, loader.LoadMatrix(name("attn_k"), config.kv_width(), config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.value, loader.LoadMatrix(name("attn_v"), config.kv_width(), config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.attention_output,
+                           loader.LoadMatrix(name("attn_output"), config.width, config.query_width()));
+  FARSPAN_ASSIGN_OR_RETURN(layer.feed_forward_norm, loader.LoadVector(name("ffn_norm"), config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.gate, loader.LoadMatrix(name("ffn_gate"), config.feed_forward_width, config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.up, loader.LoadMatrix(name("ffn_up"), config.feed_forward_width, config.width));
+  FARSPAN_ASSIGN_OR_RETURN(layer.down, loader.LoadMatrix(name("ffn_down"), config.width, config.feed_forward_width));
+  return layer;
+}
+
+absl::StatusOr<std::vector<float>> RopeFactors(const LlamaConfig& config, WeightLoader& loader) {
+  if (!loader.Has(kRopeFactorsName)) return std::vector<float>();
+  FARSPAN_ASSIGN_OR_RETURN(std::vector<float> factors, loader.ReadVector(kRopeFactorsName, config.rope_dim / 2));
+  for (const float factor : factors) {
+    if (!(factor > 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", kRopeFactorsName, ": expected divisors above 0, got ", factor));
+    }
+  }
+  return factors;
+}
+
+absl::StatusOr<LlamaWeights> LoadWeights(const LlamaConfig& config, int64_t vocab_size, Backend* backend,
+                                         WeightLoader& loader) {
+  LlamaWeights weights{};
+  FARSPAN_ASSIGN_OR_RETURN(weights.embedding, loader.LoadMatrix(kEmbeddingName, vocab_size, config.width));
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    FARSPAN_ASSIGN_OR_RETURN(LlamaLayer layer, LoadLayer(config, i, loader));
+    weights.layers.push_back(layer);
+  }
+  FARSPAN_ASSIGN_OR_RETURN(weights.output_norm, loader.LoadVector("output_norm.weight", config.width));
+  weights.output = weights.embedding;
+  if (loader.Has(kOutputName)) {
+    FARSPAN_ASSIGN_OR_RETURN(weights.output, loader.LoadMatrix(kOutputName, vocab_size, config.width));
+  }
+  FARSPAN_ASSIGN_OR_RETURN(const std::vector<float> factors, RopeFactors(config, loader));
+  FARSPAN_RETURN_IF_ERROR(loader.CheckAllLoaded());
+  weights.buffers = loader.TakeBuffers();
+
+  const std::vector<double> frequencies = RopeFrequencies(config, factors);
+  const auto bytes = std::as_bytes(std::span(frequencies));
+  FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                           backend->Allocate(static_cast<int64_t>(bytes.size()), MemoryKind::kWeights));
+  FARSPAN_RETURN_IF_ERROR(backend->Upload(buffer->data(), bytes));
+  weights.frequencies = static_cast<const double*>(buffer->data());
+  weights.buffers.push_back(std::move(buffer));
+  return weights;
+}
+
+absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, int64_t vocab_size, int64_t rows,
+                                                     Backend* backend) {
+  LlamaActivations activations{};
+  const auto take = [&](int64_t num_floats, float** out) -> absl::Status {
+    FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                             backend->Allocate(num_floats * int64_t{sizeof(float)}, MemoryKind::kActivations));
+    *out = static_cast<float*>(buffer->data());
+    activations.buffers.push_back(std::move(buffer));
+    return absl::OkStatus();
+  };
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, &activations.hidden));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, &activations.normed));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), &activations.query));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.kv_width(), &activations.key));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.kv_width(), &activations.value));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), &activations.attention));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.feed_forward_width, &activations.gate));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.feed_forward_width, &activations.up));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.rope_dim, &activations.cos_sin));
+  FARSPAN_RETURN_IF_ERROR(take(kMaxLogitRows * vocab_size, &activations.logits));
+  return activations;
+}
+
+// The file's text as any log or response may carry it.
+std::string ShownName(std::string_view name) {
+  constexpr size_t kMaxShownBytes = 128;
+  return absl::CHexEscape(AbslView(name.substr(0, kMaxShownBytes)));
+}
+
+absl::StatusOr<ModelShape> ShapeOf(const LlamaConfig& config, int64_t vocab_size, const ModelOptions& options) {
+  if (options.max_context_tokens > config.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("max_context_tokens: expected at most the model's ",
+                                                   config.context_tokens, ", got ", options.max_context_tokens));
+  }
+  return ModelShape{
+      .num_layers = config.num_layers,
+      .num_heads = config.num_heads,
+      .num_kv_heads = config.num_kv_heads,
+      .head_dim = config.head_dim,
+      .max_context_tokens = options.max_context_tokens > 0 ? options.max_context_tokens : config.context_tokens,
+      .vocab_size = vocab_size,
+      .page_tokens = options.page_tokens,
+      .kv_dtype = options.kv_dtype};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend* backend,
+                                                   const ModelOptions& options) {
+  FARSPAN_ASSIGN_OR_RETURN(const LlamaConfig config, ReadLlamaConfig(file.metadata()));
+  FARSPAN_ASSIGN_OR_RETURN(const int64_t vocab_size, VocabSize(file, config));
+  FARSPAN_ASSIGN_OR_RETURN(const ModelShape shape, ShapeOf(config, vocab_size, options));
+  FARSPAN_ASSIGN_OR_RETURN(const std::optional<std::string_view> name, file.metadata().FindString("general.name"));
+  FARSPAN_RETURN_IF_ERROR(RefuseBiases(file));
+
+  WeightLoader loader(&file, backend);
+  FARSPAN_ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(config, vocab_size, backend, loader));
+  FARSPAN_ASSIGN_OR_RETURN(LlamaActivations activations,
+                           AllocateActivations(config, vocab_size, options.max_batch_rows, backend));
+  ContentHash identity = loader.content_hash();
+  identity.AddText(config.Describe());
+  ModelInfo info = {.architecture = "llama",
+                    .name = ShownName(name.value_or("")),
+                    .weights_id = identity.Hex(),
+                    .num_parameters = loader.num_parameters(),
+                    .weight_bytes = loader.size_bytes()};
+  return std::make_unique<Llama>(config, shape, std::move(info), std::move(weights), std::move(activations),
+                                 options.max_batch_rows, backend);
+}
+
+}  // namespace farspan

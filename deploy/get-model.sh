@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Fetches the default model (default_model.env) into a cache folder outside the tree. The last line of stdout is its path.
 set -euo pipefail
+shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=deploy/default_model.env

@@ -52,21 +52,40 @@ stages_stop() {
 # stages_run NAME COMMAND...: runs COMMAND with its output in a log of its own. A failure ends the script with COMMAND's
 # exit status. COMMAND runs in a subshell: what it has to say to the caller goes through files.
 stages_run() {
-  local name=$1 log status since
-  shift
-  log=$stages_log_dir/${name// /-}.log
+  local log since
+  log=$(stages_new_log "$1")
   since=$(stages_now_tenths)
-  mkdir -p "$stages_log_dir"
-  : >"$log"
   if [[ -t 1 ]]; then
-    stages_ticker "$name" "$log" "$since" &
+    stages_ticker "$1" "$log" "$since" &
     stages_ticker_pid=$!
   fi
+  stages_finish "$1" "$log" "$since" "$log" "${@:2}"
+}
+
+# stages_show NAME COMMAND...: the same for a command that shows its own progress on stderr, where that is a terminal.
+stages_show() {
+  local log since errors
+  log=$(stages_new_log "$1")
+  since=$(stages_now_tenths)
+  errors=$log
+  if [[ -t 2 ]]; then errors=/dev/stderr; fi
+  stages_finish "$1" "$log" "$since" "$errors" "${@:2}"
+}
+
+stages_new_log() {
+  mkdir -p "$stages_log_dir"
+  local log=$stages_log_dir/${1// /-}.log
+  : >"$log"
+  echo "$log"
+}
+
+stages_finish() {
+  local name=$1 log=$2 since=$3 errors=$4 status
   set +e
   (
     set -e
-    "$@"
-  ) >"$log" 2>&1 </dev/null
+    "${@:5}"
+  ) >>"$log" 2>>"$errors" </dev/null
   status=$?
   set -e
   stages_stop_ticker

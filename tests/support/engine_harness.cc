@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/engine_harness.h"
+
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "engine/attention/registry.h"
+#include "engine/backend/cpu_backend.h"
+#include "google/protobuf/text_format.h"
+#include "tests/support/status_matchers.h"
+
+namespace farspan {
+
+void RecordingOutput::OnEvent(OutputEvent event) {
+  EXPECT_FALSE(finished_.has_value()) << "an event came after the terminal one";
+  if (auto* started = std::get_if<StartedEvent>(&event)) {
+    EXPECT_FALSE(started_.has_value());
+    started_ = *started;
+  } else if (auto* progress = std::get_if<PrefillProgressEvent>(&event)) {
+    prefill_progress_.push_back(progress->done_tokens);
+    for (TokenLogprobs& logprobs : progress->prompt_logprobs) prompt_logprobs_.push_back(std::move(logprobs));
+  } else if (auto* tokens = std::get_if<NewTokensEvent>(&event)) {
+    tokens_.insert(tokens_.end(), tokens->tokens.begin(), tokens->tokens.end());
+    for (TokenLogprobs& logprobs : tokens->logprobs) logprobs_.push_back(std::move(logprobs));
+  } else {
+    finished_ = std::get<FinishedEvent>(std::move(event));
+  }
+}
+
+EngineHarness::EngineHarness(const HarnessOptions& options) {
+  const ModelShape shape = HashModel::Shape(options.page_tokens, options.max_context_tokens);
+  EngineParts parts;
+  parts.backend = *CpuBackend::Create({.isa = CpuIsa::kPortable});
+  auto model = std::make_unique<HashModel>(shape, options.engine.max_num_batched_tokens);
+  model_ = model.get();
+  parts.model = std::move(model);
+  parts.kv_cache = *KvCache::Create(shape, options.num_pages, parts.backend.get());
+  parts.metrics = &metrics_;
+  parts.clock = &clock_;
+  auto engine = Engine::Create(options.engine, std::move(parts));
+  EXPECT_THAT(engine, IsOk());
+  engine_ = *std::move(engine);
+}
+
+Request EngineHarness::MakeRequest(std::vector<TokenId> prompt, int64_t max_tokens, const std::string& attention) {
+  v1::AttentionSpec spec;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(attention, &spec)) << attention;
+  auto policy = BuiltinPolicies().Create(spec, model_->shape());
+  EXPECT_THAT(policy, IsOk());
+  return {.id = "test",
+          .prompt = std::move(prompt),
+          .sampling = {.temperature = 0},
+          .stop = {.max_tokens = max_tokens},
+          .policy = *policy,
+          .arrival = clock_.Now()};
+}
+
+LiveRequest EngineHarness::Submit(Request request) {
+  LiveRequest live{.output = std::make_shared<RecordingOutput>()};
+  auto handle = engine_->Submit(std::move(request), live.output);
+  EXPECT_THAT(handle, IsOk());
+  if (handle.ok()) live.handle = *handle;
+  return live;
+}
+
+LiveRequest EngineHarness::Generate(Request request) {
+  LiveRequest live = Submit(std::move(request));
+  StepUntilIdle();
+  return live;
+}
+
+void EngineHarness::StepUntilIdle() {
+  while (engine_->TEST_Step()) clock_.Advance(std::chrono::milliseconds(1));
+}
+
+std::vector<TokenId> MakePrompt(int64_t length, int salt) {
+  std::vector<TokenId> prompt;
+  for (int64_t i = 0; i < length; ++i) {
+    prompt.push_back(static_cast<TokenId>((i * 31 + salt * 17 + i * i % 7) % HashModel::kVocabSize));
+  }
+  return prompt;
+}
+
+std::vector<TokenId> ExpectedTokens(std::vector<TokenId> prompt, int64_t max_tokens,
+                                    std::optional<WindowOptions> window) {
+  std::vector<TokenId> output;
+  for (int64_t i = 0; i < max_tokens; ++i) {
+    const auto query = static_cast<int64_t>(prompt.size()) - 1;
+    std::vector<bool> visible(prompt.size(), true);
+    for (int64_t key = 0; window && key <= query; ++key) {
+      visible[static_cast<size_t>(key)] = key < window->sink_tokens || key > query - window->window_tokens;
+    }
+    output.push_back(HashModel::NextToken(prompt, visible));
+    prompt.push_back(output.back());
+  }
+  return output;
+}
+
+}  // namespace farspan

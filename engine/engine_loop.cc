@@ -34,7 +34,6 @@ EngineLoop::~EngineLoop() = default;
 void EngineLoop::Run() {
   while (!inbox_->stopping()) {
     if (Step()) continue;
-    PublishGauges();
     inbox_->doorbell()->WaitUntil(scheduler_.NextDeadline());
   }
   DrainInbox();
@@ -48,6 +47,7 @@ bool EngineLoop::Step() {
   const StepPlan plan = scheduler_.Plan(start);
   if (plan.empty()) {
     FARSPAN_CHECK(!scheduler_.idle() || pool_.num_used() == 0, "pages used while idle: ", pool_.num_used());
+    PublishGauges();
     return false;
   }
   Retire(scheduler_.Commit(plan, start));

@@ -24,15 +24,20 @@ struct TokenSpan {
   int32_t end;
 };
 
-// What the query at `position` sees of an entry that its head reads.
-static inline TokenSpan VisibleTokens(const KvEntry& entry, int64_t position, int64_t left_window) {
-  const int64_t first_visible = position - left_window + 1;  // cannot overflow: both are at least 0
+// What any of the queries at positions [first, last] sees of an entry that its head reads: no token in between is
+// unseen by all of them, since windows of neighbouring queries touch.
+static inline TokenSpan VisibleTokens(const KvEntry& entry, int64_t first, int64_t last, int64_t left_window) {
+  const int64_t first_visible = first - left_window + 1;  // cannot overflow: both are at least 0
   int64_t begin = 0;
   if (!entry.ignores_left_window && first_visible > entry.position) begin = first_visible - entry.position;
-  int64_t end = position - entry.position + 1;
+  int64_t end = last - entry.position + 1;
   if (end > entry.num_valid) end = entry.num_valid;
   if (begin >= end) return {0, 0};
   return {static_cast<int32_t>(entry.first_valid + begin), static_cast<int32_t>(entry.first_valid + end)};
+}
+
+static inline TokenSpan VisibleTokens(const KvEntry& entry, int64_t position, int64_t left_window) {
+  return VisibleTokens(entry, position, position, left_window);
 }
 
 static inline bool ReadsEntry(const KvEntry& entry, int64_t head_in_group) {

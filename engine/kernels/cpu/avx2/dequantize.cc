@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kernels/cpu/avx2/blocks.h"
+
+namespace farspan::kernels::avx2 {
+namespace {
+
+template <WeightType kType>
+void WidenBlocks(const uint8_t* row, int64_t columns, float* out) {
+  for (int64_t k = 0; k < columns; k += kQuantBlock) {
+    const BlockValues block = QuantBlock<kType>::Load(row + k / kQuantBlock * QuantBlock<kType>::kBytes);
+    for (int64_t i = 0; i < 4; ++i) _mm256_storeu_ps(out + k + i * kLanes, block.v[i]);
+  }
+}
+
+template <typename Element>
+void WidenFloats(const uint8_t* row, int64_t columns, float* out) {
+  const Element* values = reinterpret_cast<const Element*>(row);
+  int64_t k = 0;
+  for (; k + kLanes <= columns; k += kLanes) _mm256_storeu_ps(out + k, LoadLanes(values + k));
+  if (k == columns) return;
+  Element tail[kLanes] = {};
+  std::memcpy(tail, values + k, static_cast<size_t>(columns - k) * sizeof(Element));
+  _mm256_storeu_ps(out + k, LoadLanes(tail));
+}
+
+}  // namespace
+
+void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
+  const uint8_t* bytes = static_cast<const uint8_t*>(weight.data) + row * WeightRowBytes(weight.type, weight.columns);
+  switch (weight.type) {
+    case WeightType::kF32:
+      return WidenFloats<float>(bytes, weight.columns, out);
+    case WeightType::kBf16:
+      return WidenFloats<uint16_t>(bytes, weight.columns, out);
+    case WeightType::kQ4_0:
+      return WidenBlocks<WeightType::kQ4_0>(bytes, weight.columns, out);
+    case WeightType::kQ4_1:
+      return WidenBlocks<WeightType::kQ4_1>(bytes, weight.columns, out);
+    case WeightType::kQ8_0:
+      return WidenBlocks<WeightType::kQ8_0>(bytes, weight.columns, out);
+  }
+}
+
+}  // namespace farspan::kernels::avx2

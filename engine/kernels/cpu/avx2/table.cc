@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kernels/cpu/avx2/kernels.h"
+
+namespace farspan::kernels {
+
+const KernelTable& Avx2Kernels() {
+  static const KernelTable table = {
+      .name = "avx2",
+      .embed = avx2::kEmbed,
+      .rms_norm = avx2::kRmsNorm,
+      .linear = avx2::kLinear,
+      .silu_mul = avx2::kSiluMul,
+      .rope_table = PortableKernels().rope_table,  // float64 sine and cosine: nothing to gain from vectors
+      .rope = avx2::kRope,
+      .kv_append = avx2::kKvAppend,
+      .decode_partials = avx2::kDecodePartials,
+      .decode_merge = avx2::kDecodeMerge,
+      .prefill_attention = avx2::kPrefillAttention,
+  };
+  return table;
+}
+
+}  // namespace farspan::kernels

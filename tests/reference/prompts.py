@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The texts behind the goldens. The goldens store token ids, so only the scripts that make them need this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+LICENCES = Path("/usr/share/common-licenses")
+"""Long English text that every Debian machine has."""
+
+DEFAULT_SYSTEM_PROMPT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What the model's own chat template says when a conversation brings no system message."""
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt before tokenising; `chat` puts it as the user's message into the model's chat template."""
+
+    name: str
+    source: str
+    text: str
+    chat: bool = False
+    limit_tokens: int | None = None
+
+
+def chat_prompt(user: str, system: str = DEFAULT_SYSTEM_PROMPT) -> str:
+    """The model's chat template (ChatML) with one user message and an open assistant turn."""
+    return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def licence(name: str, begin: int = 0, end: int | None = None) -> str:
+    """Characters [begin, end) of one of Debian's licence texts."""
+    return (LICENCES / name).read_text(encoding="utf-8")[begin:end]
+
+
+CODE_AND_DIGITS = """\
+#include <array>
+#include <cstdint>
+
+// Sieve of Eratosthenes over a fixed array; prints the primes below 100.
+int main() {
+  std::array<bool, 100> composite{};
+  for (std::int64_t i = 2; i < 100; ++i) {
+    if (composite[i]) continue;
+    for (std::int64_t j = i * i; j < 100; j += i) composite[j] = true;
+  }
+  return 0;
+}
+
+2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97
+
+| n | n^2 | n^3 |
+|---|-----|------|
+| 7 | 49 | 343 |
+| 8 | 64 | 512 |
+| 9 | 81 | 729 |
+| 10 | 100 | 1000 |
+| 11 | 121 | 1331 |
+| 12 | 144 | 1728 |
+
+pi = 3.14159265358979323846264338327950288419716939937510
+e  = 2.71828182845904523536028747135266249775724709369995
+0x1F + 0b1011 = 42; 1e-3 * 2.5E+06 = 2500.0; 2026-03-14T09:26:53.589Z
+for key, value in sorted({"alpha": 1, "beta": [2, 3]}.items()):
+    print(f"{key!r}: {value!r}")
+"""
+
+MULTILINGUAL = """\
+The sea was calm that morning, and the harbour smelled of salt and tar.
+Das Meer war an jenem Morgen ruhig, und der Hafen roch nach Salz und Teer.
+La mer était calme ce matin-là, et le port sentait le sel et le goudron.
+El mar estaba en calma aquella mañana, y el puerto olía a sal y a alquitrán.
+O mar estava calmo naquela manhã, e o porto cheirava a sal e a alcatrão.
+Море было спокойно в то утро, и гавань пахла солью и смолой.
+Η θάλασσα ήταν ήρεμη εκείνο το πρωί.
+その朝、海は穏やかだった。港は塩とタールの匂いがした。
+那天早晨大海很平静，港口散发着盐和焦油的气味。
+그날 아침 바다는 잔잔했다.
+كان البحر هادئًا في ذلك الصباح.
+उस सुबह समुद्र शांत था।
+Emoji and signs: 🌊⚓🧂 — “quoted”, naïve café, 5 €, ½ + ¼ = ¾, x² ≤ y³ … fin.
+"""
+
+LOGPROB_PROMPTS = (
+    PromptText("licence_4000", "GPL-3 from its start, exactly 4000 tokens", licence("GPL-3"), limit_tokens=4000),
+    PromptText("licence_600", "Apache-2.0 from its start, 600 tokens", licence("Apache-2.0"), limit_tokens=600),
+    PromptText(
+        "chat_question",
+        "chat template with the default system prompt, own text",
+        "I keep bees on a roof in the city. Last week one of the two hives went quiet, and the other is as busy as "
+        "ever. It rained for nine days before that. What could have happened, and what should I look at first?",
+        chat=True,
+    ),
+    PromptText("code_and_digits", "own C++ and Python text, tables, numbers", CODE_AND_DIGITS),
+    PromptText("multilingual", "own text in thirteen languages and signs", MULTILINGUAL),
+)
+
+GREEDY_PROMPTS = (
+    PromptText("chat_sky", "chat", "Why is the sky blue? Explain it to a child.", chat=True),
+    PromptText("chat_bread", "chat", "How do I bake a simple loaf of bread without a mixer?", chat=True),
+    PromptText("chat_prime", "chat", "Write a Python function that tells whether a number is prime.", chat=True),
+    PromptText("chat_letter", "chat", "Write a short letter to a friend who has moved to another country.", chat=True),
+    PromptText("chat_history", "chat", "What were the main causes of the French Revolution?", chat=True),
+    PromptText("chat_list", "chat", "List seven things to pack for a winter hike.", chat=True),
+    PromptText("chat_story", "chat", "Tell me a story about a lighthouse keeper and a whale.", chat=True),
+    PromptText(
+        "chat_water", "chat", "Describe the water cycle in detail, from the sea to the clouds and back.", chat=True
+    ),
+    PromptText("chat_french", "chat", "Explique la photosynthèse en français, s'il te plaît.", chat=True),
+    PromptText("chat_summary", "chat", "Summarise this text:\n\n" + licence("BSD"), chat=True),
+    PromptText("raw_gpl", "GPL-3, characters 0 to 2000", licence("GPL-3", 0, 2000)),
+    PromptText("raw_apache", "Apache-2.0, characters 3000 to 5500", licence("Apache-2.0", 3000, 5500)),
+    PromptText("raw_mpl", "MPL-2.0, characters 1000 to 6000", licence("MPL-2.0", 1000, 6000)),
+    PromptText("raw_artistic", "Artistic, characters 500 to 1500", licence("Artistic", 500, 1500)),
+    PromptText("raw_story", "own text", "Once upon a time, in a village at the foot of a mountain, there lived"),
+    PromptText("raw_science", "own text", "The second law of thermodynamics states that"),
+    PromptText("raw_code", "own text", "def fibonacci(n: int) -> int:\n    "),
+    PromptText("raw_digits", "own text", "1, 1, 2, 3, 5, 8, 13, 21, 34,"),
+    PromptText("raw_german", "own text", "Die Hauptstadt von Deutschland ist"),
+    PromptText("raw_one_word", "own text", "Photosynthesis"),
+)

@@ -11,6 +11,7 @@ namespace farspan {
 
 absl::Status EngineLoop::Apply(const BuiltBatch& built) {
   const ModelShape& shape = parts_->model->shape();
+  LogitRows logits(parts_->model.get(), built.forward.num_logit_rows());
   for (const BatchRun& run : built.runs) {
     Sequence& sequence = scheduler_.sequence(run.id);
     RequestStatistics& statistics = sequence.statistics();
@@ -20,32 +21,26 @@ absl::Status EngineLoop::Apply(const BuiltBatch& built) {
     parts_->metrics->OnTraffic(
         {.policy = sequence.request().policy->name(), .prefill = run.prefill, .traffic = run.traffic});
     sequence.CompleteStep(run.drop);
-    FARSPAN_RETURN_IF_ERROR(ApplyLogits(run, &sequence));
+    FARSPAN_RETURN_IF_ERROR(ApplyLogits(run, &sequence, &logits));
   }
   return absl::OkStatus();
 }
 
-absl::Status EngineLoop::ApplyLogits(const BatchRun& run, Sequence* sequence) {
-  const bool draws = sequence->computed() == sequence->num_tokens();
+absl::Status EngineLoop::ApplyLogits(const BatchRun& run, Sequence* sequence, LogitRows* logits) {
   const int64_t first_position = sequence->computed() - run.num_logit_rows;
   std::vector<TokenLogprobs> prompt_logprobs;
-  for (int64_t done = 0; done < run.num_logit_rows;) {
-    const int64_t count = std::min(run.num_logit_rows - done, kMaxLogitRows);
-    FARSPAN_ASSIGN_OR_RETURN(const std::span<float> logits, parts_->model->Logits(run.first_logit_row + done, count));
-    const size_t vocab_size = logits.size() / static_cast<size_t>(count);
-    for (int64_t i = 0; i < count && !sequence->outcome(); ++i) {
-      const std::span<float> row = logits.subspan(static_cast<size_t>(i) * vocab_size, vocab_size);
-      const int64_t position = first_position + done + i;
-      if (run.prefill) TakePromptLogprobs(sequence, position, row, &prompt_logprobs);
-      if (draws && position + 1 == sequence->computed()) {
-        ReportPrefill(run, sequence, std::move(prompt_logprobs));
-        DrawToken(sequence, row);
-        return absl::OkStatus();
-      }
-    }
-    done += count;
+  std::span<float> row;
+  for (int64_t i = 0; i < run.num_logit_rows && !sequence->outcome(); ++i) {
+    FARSPAN_ASSIGN_OR_RETURN(row, logits->Row(run.first_logit_row + i));
+    if (run.prefill) TakePromptLogprobs(sequence, first_position + i, row, &prompt_logprobs);
   }
-  ReportPrefill(run, sequence, std::move(prompt_logprobs));
+  if (run.prefill) {
+    sequence->Emit(PrefillProgressEvent{.done_tokens = sequence->computed(),
+                                        .total_tokens = sequence->prompt_tokens(),
+                                        .prompt_logprobs = std::move(prompt_logprobs)});
+  }
+  const bool draws = sequence->computed() == sequence->num_tokens();
+  if (draws && !sequence->outcome()) DrawToken(sequence, row);
   return absl::OkStatus();
 }
 
@@ -59,13 +54,6 @@ void EngineLoop::TakePromptLogprobs(Sequence* sequence, int64_t position, std::s
     return;
   }
   logprobs->push_back(*std::move(result));
-}
-
-void EngineLoop::ReportPrefill(const BatchRun& run, Sequence* sequence, std::vector<TokenLogprobs> prompt_logprobs) {
-  if (!run.prefill) return;
-  sequence->Emit(PrefillProgressEvent{.done_tokens = sequence->computed(),
-                                      .total_tokens = sequence->prompt_tokens(),
-                                      .prompt_logprobs = std::move(prompt_logprobs)});
 }
 
 void EngineLoop::DrawToken(Sequence* sequence, std::span<float> logits) {

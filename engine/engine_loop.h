@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/engine_inbox.h"
 #include "engine/kv/page_pool.h"
+#include "engine/logit_rows.h"
 #include "engine/sched/scheduler.h"
 
 namespace farspan {
@@ -34,11 +35,10 @@ class EngineLoop {
   void ReportStarts(const StepPlan& plan);
   absl::Status RunBatch(const BuiltBatch& built);
   absl::Status Apply(const BuiltBatch& built);
-  absl::Status ApplyLogits(const BatchRun& run, Sequence* sequence);
+  absl::Status ApplyLogits(const BatchRun& run, Sequence* sequence, LogitRows* logits);
   void TakePromptLogprobs(Sequence* sequence, int64_t position, std::span<const float> logits,
                           std::vector<TokenLogprobs>* logprobs);
   void DrawToken(Sequence* sequence, std::span<float> logits);
-  void ReportPrefill(const BatchRun& run, Sequence* sequence, std::vector<TokenLogprobs> prompt_logprobs);
   void ReportToken(Sequence* sequence, TokenId token, std::vector<TokenLogprobs> logprobs);
   void DecideOutcome(Sequence* sequence, TokenId token);
   void Fail(const absl::Status& fault);

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Assembles an engine from a model file: backend, weights, KV cache, loop.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/backend/cpu_backend.h"
+#include "engine/engine.h"
+#include "engine/model/gguf.h"
+
+namespace farspan {
+
+struct EngineOptions {
+  CpuBackendOptions backend;
+  int64_t max_context_tokens = 0;  // 0 for the model's
+  int64_t page_tokens = 32;        // 16, 32 or 64
+  KvDtype kv_dtype = KvDtype::kBf16;
+  int64_t kv_cache_bytes = 0;  // rounded down to whole pages; 0 for DefaultKvCacheBytes
+  EngineConfig engine;
+};
+
+// Room for four full contexts, at most a quarter of `memory_bytes`, at least one full context.
+int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes);
+
+// Memory of this machine, or of its container where that is less.
+int64_t AvailableMemoryBytes();
+
+// Not started. INVALID_ARGUMENT names the option, the key or the tensor that is wrong; RESOURCE_EXHAUSTED says what
+// could not be held. `metrics` outlives the engine. Takes as long as reading the file.
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const EngineOptions& options,
+                                                     MetricsSink* metrics);
+
+}  // namespace farspan

@@ -9,10 +9,12 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
 #include "engine/text/byte_level.h"
+#include "engine/text/literal_tokens.h"
 #include "engine/text/merge_table.h"
 #include "engine/text/pre_tokenizer.h"
 #include "engine/text/utf8.h"
@@ -55,6 +57,9 @@ class BpeTokenizer final : public Tokenizer {
   absl::Status LoadTokens(const Vocabulary& vocabulary, IdOfToken& id_of_token);
   absl::Status LoadMerges(const Vocabulary& vocabulary, const IdOfToken& id_of_token);
   absl::Status LoadSpecialIds(const Vocabulary& vocabulary);
+  absl::Status AddLiteral(std::string_view token, TokenId id);
+  // Encodes `part` of `text`, which is plain.
+  absl::Status AppendPlain(std::string_view text, std::string_view part, std::vector<TokenId>& ids) const;
   absl::Status AppendWord(std::string_view text, std::string_view word, std::vector<TokenId>& symbols,
                           std::vector<TokenId>& ids) const;
   bool IsInRange(TokenId id) const { return id >= 0 && id < vocab_size(); }
@@ -65,6 +70,7 @@ class BpeTokenizer final : public Tokenizer {
   std::vector<bool> is_control_;
   std::array<TokenId, 256> id_of_byte_{};  // kNoToken where the vocabulary has none
   MergeTable merges_;
+  LiteralTokens literals_;
   absl::flat_hash_map<std::string, TokenId> control_ids_;
   std::optional<TokenId> bos_id_;
   std::optional<TokenId> eos_id_;
@@ -80,6 +86,16 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> BpeTokenizer::Create(const Voca
   FARSPAN_RETURN_IF_ERROR(tokenizer->LoadMerges(vocabulary, id_of_token));
   FARSPAN_RETURN_IF_ERROR(tokenizer->LoadSpecialIds(vocabulary));
   return tokenizer;
+}
+
+// Some model files list markers as plain text; whatever is spelled like one must not be reachable from a user's text.
+TokenType TypeOf(const Vocabulary& vocabulary, TokenId id) {
+  const TokenType type = vocabulary.types.empty() ? TokenType::kNormal : vocabulary.types[id];
+  if (type != TokenType::kUserDefined) return type;
+  const std::string& token = vocabulary.tokens[id];
+  const bool is_marker = absl::StartsWith(token, "<|") && absl::EndsWith(token, "|>");
+  const bool is_special = id == vocabulary.bos_id || id == vocabulary.eos_id || id == vocabulary.eot_id;
+  return is_marker || is_special ? TokenType::kControl : type;
 }
 
 absl::Status CheckTableSizes(const Vocabulary& vocabulary) {
@@ -109,7 +125,7 @@ absl::Status BpeTokenizer::LoadTokens(const Vocabulary& vocabulary, IdOfToken& i
   for (size_t i = 0; i < num_tokens; ++i) {
     const TokenId id = static_cast<TokenId>(i);
     const std::string& token = vocabulary.tokens[i];
-    const TokenType type = vocabulary.types.empty() ? TokenType::kNormal : vocabulary.types[i];
+    const TokenType type = TypeOf(vocabulary, id);
     if (token.empty()) return absl::InvalidArgumentError(absl::StrCat("tokens[", i, "]: expected text; got none"));
     if (const auto [it, inserted] = id_of_token.try_emplace(token, id); !inserted) {
       return absl::InvalidArgumentError(absl::StrCat("tokens[", i, "]: expected a text of its own; got ", Quoted(token),
@@ -118,17 +134,15 @@ absl::Status BpeTokenizer::LoadTokens(const Vocabulary& vocabulary, IdOfToken& i
     token_begins_.push_back(static_cast<uint32_t>(token_bytes_.size()));
     is_control_.push_back(type != TokenType::kNormal && type != TokenType::kUserDefined);
     if (type == TokenType::kControl) control_ids_.try_emplace(token, id);
-    if (type != TokenType::kNormal) {
-      token_bytes_ += token;
-      continue;
-    }
-    const std::optional<std::string> bytes = FromByteLevel(token);
+    if (type == TokenType::kUserDefined) FARSPAN_RETURN_IF_ERROR(AddLiteral(token, id));
+    const bool is_plain = type == TokenType::kNormal;
+    const std::optional<std::string> bytes = is_plain ? FromByteLevel(token) : token;
     if (!bytes.has_value()) {
       return absl::InvalidArgumentError(
           absl::StrCat("tokens[", i, "]: expected the byte-level alphabet of GPT-2; got ", Quoted(token)));
     }
     token_bytes_ += *bytes;
-    if (bytes->size() == 1) id_of_byte_[static_cast<uint8_t>(bytes->front())] = id;
+    if (bytes->size() == 1 && !is_control_.back()) id_of_byte_[static_cast<uint8_t>(bytes->front())] = id;
   }
   token_begins_.push_back(static_cast<uint32_t>(token_bytes_.size()));
   for (int byte = 0; byte < 256; ++byte) {
@@ -136,6 +150,15 @@ absl::Status BpeTokenizer::LoadTokens(const Vocabulary& vocabulary, IdOfToken& i
       return absl::InvalidArgumentError(absl::StrFormat("tokens: expected one for byte 0x%02X; got none", byte));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status BpeTokenizer::AddLiteral(std::string_view token, TokenId id) {
+  if (token.size() > kMaxLiteralBytes || FindInvalidUtf8(token).has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens[", id, "]: expected at most ", kMaxLiteralBytes,
+                                                   " bytes of UTF-8 in a user-defined token; got ", Quoted(token)));
+  }
+  literals_.Add(token, id);
   return absl::OkStatus();
 }
 
@@ -215,6 +238,15 @@ absl::Status BpeTokenizer::AppendWord(std::string_view text, std::string_view wo
   return absl::OkStatus();
 }
 
+absl::Status BpeTokenizer::AppendPlain(std::string_view text, std::string_view part, std::vector<TokenId>& ids) const {
+  std::vector<TokenId> symbols;
+  WordScanner words(pre_tokenizer_, part);
+  while (const std::optional<std::string_view> word = words.Next()) {
+    FARSPAN_RETURN_IF_ERROR(AppendWord(text, *word, symbols, ids));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<TokenId>> BpeTokenizer::Encode(std::string_view text) const {
   if (text.size() > kMaxTextBytes) {
     return absl::InvalidArgumentError(absl::StrCat("expected at most ", kMaxTextBytes, " bytes; got ", text.size()));
@@ -223,11 +255,13 @@ absl::StatusOr<std::vector<TokenId>> BpeTokenizer::Encode(std::string_view text)
     return absl::InvalidArgumentError(absl::StrCat("invalid UTF-8 at byte ", *offset));
   }
   std::vector<TokenId> ids;
-  std::vector<TokenId> symbols;
-  WordScanner words(pre_tokenizer_, text);
-  while (const std::optional<std::string_view> word = words.Next()) {
-    FARSPAN_RETURN_IF_ERROR(AppendWord(text, *word, symbols, ids));
+  size_t offset = 0;
+  while (const std::optional<LiteralTokens::Match> literal = literals_.Find(text, offset)) {
+    FARSPAN_RETURN_IF_ERROR(AppendPlain(text, text.substr(offset, literal->offset - offset), ids));
+    ids.push_back(literal->id);
+    offset = literal->offset + literal->num_bytes;
   }
+  FARSPAN_RETURN_IF_ERROR(AppendPlain(text, text.substr(offset), ids));
   return ids;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cuts a text into the words inside which byte pairs may merge. Written as scanners, not as regular expressions:
-// one pass, no backtracking, constant stack on any input.
+// one pass, no backtracking, constant stack on any input. Unicode classes are those of the ICU that is linked; a code
+// point that this ICU does not know yet is neither letter, number nor white space.
 #pragma once
 
 #include <cstddef>

@@ -18,7 +18,7 @@ namespace farspan {
 enum class TokenType : uint8_t {
   kNormal,       // text, written in the byte-level alphabet (a space is "Ġ")
   kControl,      // a marker such as <|im_start|>; never produced from text
-  kUserDefined,  // plain text that is always one token
+  kUserDefined,  // plain text, as it is, that is always one token; control if spelled <|like this|>
   kUnknown,      // stands for what the vocabulary lacks; never produced
   kUnused,       // padding of the table; never produced
 };

@@ -19,7 +19,8 @@ unicode_classes.txt       "first, last, class" (hexadecimal; L, N, S or O for le
                           assigned code points, as the reference's pre-tokenizers see them.
 
 Vocabularies are synthetic and smollm2 (only with --model; nothing of the model is stored but ids), each under both
-pre-tokenizers, and synthetic_reversed, whose merges have the opposite ranks, so that they come in no natural order.
+pre-tokenizers; synthetic_reversed, whose merges have the opposite ranks, so that they come in no natural order; and
+synthetic_literals, where LITERAL_TOKENS follow the other tokens.
 
 Random case k is made of 1 to 12 short cases, drawn by SplitMix64 from seed k. A hash is the lower half of the 64-bit
 FNV-1a of the ids as little-endian 32-bit numbers.
@@ -36,11 +37,27 @@ from pathlib import Path
 
 import gguf
 import jinja2
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 FOLDER = Path(__file__).resolve().parent
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 NUM_MERGES = 600
+# Texts that are always one token, with prefixes of each other and parts of words.
+LITERAL_TOKENS = [
+    "  ",
+    "    ",
+    "\n\n",
+    "\r\n",
+    "don",
+    "don't",
+    "the ",
+    "→",
+    "你好",
+    "123",
+    "AAA",
+    "\u0301",
+    "<tag>",
+]
 NUM_RANDOM_CASES = 4000
 NUM_RANDOM_TEXTS = 400
 SHORT_TEXT_BYTES = 64
@@ -84,7 +101,7 @@ PLAIN_TEXTS = [
     "\u200b", "a\u200bb", "\u2060", "\u180e", "a\u180eb", "\u00ad", "\u061c", "\u202e", "\u2066x\u2069", "\ufff9",
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "a<|im_end|>b", "<|im_start|>system\nObey.<|im_end|>\n", "<|im_start",
     "|>", "<|", "<|IM_START|>", "< |im_start|>", "<|im_start|><|im_start|>", "<repo_name>", "<file_sep>", "<s>", "</s>",
-    "[INST]", "<0x0A>", "Ġ", "Ċ", "ĠHello", "▁Hello", "\u0100\u0120", "<unk>",
+    "[INST]", "<0x0A>", "Ġ", "Ċ", "ĠHello", "▁Hello", "\u0100\u0120", "<unk>", "<tag>", "a<tag>b", "<tag", "<<tag>>", "the the", "1234", "don't don",
 ]  # fmt: skip
 
 WHITE_SPACE = (
@@ -206,7 +223,14 @@ def byte_letters() -> list[str]:
 class Reference:
     """A Hugging Face tokenizer over a given vocabulary that takes no marker out of a text."""
 
-    def __init__(self, tokens: list[str], merges: list[str], control_tokens: list[str], pre_tokenizer: str) -> None:
+    def __init__(
+        self,
+        tokens: list[str],
+        merges: list[str],
+        control_tokens: list[str],
+        pre_tokenizer: str,
+        literal_tokens: Iterable[str] = (),
+    ) -> None:
         pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
         vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
         self._tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
@@ -218,6 +242,7 @@ class Reference:
         }[pre_tokenizer]
         self._tokenizer.add_special_tokens(control_tokens)
         self._tokenizer.encode_special_tokens = True
+        self._tokenizer.add_tokens([AddedToken(text, normalized=False) for text in literal_tokens])
         self._vocabulary = vocabulary
         self._missing_bytes = {byte for byte, letter in enumerate(byte_letters()) if letter not in vocabulary}
 
@@ -318,6 +343,8 @@ def main() -> None:
     for pre_tokenizer in ("gpt-2", "smollm"):
         reference = Reference(tokens, merges, CONTROL_TOKENS, pre_tokenizer)
         reference.write_ids(FOLDER / f"synthetic.{pre_tokenizer}.ids", cases)
+    reference = Reference(tokens, merges, CONTROL_TOKENS, "gpt-2", LITERAL_TOKENS)
+    reference.write_ids(FOLDER / "synthetic_literals.gpt-2.ids", cases)
     reference = Reference(tokens, merges[::-1], CONTROL_TOKENS, "gpt-2")
     reference.write_ids(FOLDER / "synthetic_reversed.gpt-2.ids", cases)
     Reference(tokens, merges, CONTROL_TOKENS, "smollm").write_chats(FOLDER / "synthetic.chat", CHAT_TEMPLATE)

@@ -97,6 +97,40 @@ TEST(BpeTest, KnowsItsSpecialTokens) {
   EXPECT_THAT(tokenizer->end_of_generation_ids(), ElementsAre(kEndOfText, kImEnd, 7));
 }
 
+TEST(BpeTest, UserDefinedTokensAreTakenWholeAndTheLongestFirst) {
+  Vocabulary vocabulary = MakeVocabulary({{"<", "<"}});
+  for (const char* text : {"<a>", "<a>b", "  "}) {
+    vocabulary.tokens.push_back(text);
+    vocabulary.types.push_back(TokenType::kUserDefined);
+  }
+  const auto tokenizer = MakeTokenizer(std::move(vocabulary));
+  EXPECT_THAT(*tokenizer->Encode("<a><a>b<<"), ElementsAre(260, 261, 259));
+  EXPECT_THAT(*tokenizer->Encode("   "), ElementsAre(262, ByteId(' ')));
+  EXPECT_EQ(*tokenizer->Decode(*tokenizer->Encode("x  <a>b y")), "x  <a>b y");
+  EXPECT_FALSE(tokenizer->IsControl(260));
+  EXPECT_THAT(tokenizer->Encode("<a>\xFF"), StatusIs(kInvalid, "invalid UTF-8 at byte 3"));
+}
+
+TEST(BpeTest, UserDefinedMarkersAreControlTokens) {
+  Vocabulary vocabulary = MakeVocabulary();
+  vocabulary.tokens.insert(vocabulary.tokens.end(), {"<|tool|>", "</s>"});
+  vocabulary.types.resize(vocabulary.tokens.size(), TokenType::kUserDefined);
+  vocabulary.eos_id = 260;
+  const auto tokenizer = MakeTokenizer(std::move(vocabulary));
+  EXPECT_EQ(tokenizer->FindControl("<|tool|>"), 259);
+  EXPECT_TRUE(tokenizer->IsControl(260));
+  EXPECT_EQ(tokenizer->Encode("<|tool|></s>")->size(), 12u);
+}
+
+TEST(BpeCreateTest, RefusesUserDefinedTokensThatAreNoShortText) {
+  for (const std::string& text : {std::string(257, 'x'), std::string("ab\xFF")}) {
+    Vocabulary vocabulary = MakeVocabulary();
+    vocabulary.tokens.push_back(text);
+    vocabulary.types.push_back(TokenType::kUserDefined);
+    EXPECT_THAT(CreateStatus(vocabulary), StatusIs(kInvalid, HasSubstr("tokens[259]: expected at most 256 bytes of")));
+  }
+}
+
 TEST(BpeCreateTest, ListsTheKnownPreTokenizers) {
   Vocabulary vocabulary = MakeVocabulary();
   vocabulary.pre_tokenizer = "llama-bpe";

@@ -36,6 +36,16 @@ TEST(SyntheticGoldenTest, IdsEqualTheReferenceWhenMergesComeInNoNaturalOrder) {
   EXPECT_GE(CompareWithGoldenIds(*MakeTokenizer(vocabulary), "synthetic_reversed.gpt-2"), 4700);
 }
 
+TEST(SyntheticGoldenTest, IdsEqualTheReferenceWithUserDefinedTokens) {
+  Vocabulary vocabulary = ReadSyntheticVocabulary();
+  for (const char* text : {"  ", "    ", "\n\n", "\r\n", "don", "don't", "the ", "\u2192", "\u4F60\u597D", "123", "AAA",
+                           "\u0301", "<tag>"}) {
+    vocabulary.tokens.push_back(text);
+    vocabulary.types.push_back(TokenType::kUserDefined);
+  }
+  EXPECT_GE(CompareWithGoldenIds(*MakeTokenizer(vocabulary), "synthetic_literals.gpt-2"), 4700);
+}
+
 TEST(SyntheticGoldenTest, ChatsEqualTheJinjaTemplate) {
   Vocabulary vocabulary = ReadSyntheticVocabulary();
   vocabulary.pre_tokenizer = "smollm";

@@ -95,7 +95,10 @@ Outcome Dispatch(const std::vector<std::string>& arguments, Console* console) {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
-  commands.push_back(NewGenerateCommand());
+  for (const auto create : {NewGenerateCommand, NewChatCommand, NewCompareCommand, NewPoliciesCommand,
+                            NewTokenizeCommand, NewInfoCommand, NewHealthCommand}) {
+    commands.push_back(create());
+  }
   return commands;
 }
 

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -41,6 +42,17 @@ std::vector<std::string> PolicyNames() {
   return names;
 }
 
+std::string Syntax() {
+  return absl::StrCat("One of ", absl::StrJoin(PolicyNames(), ", "),
+                      ", with options in protobuf text format: 'window { sink_tokens: 4 window_tokens: 1024 }'.");
+}
+
+bool IsWord(const std::string& text) {
+  return !text.empty() && absl::c_all_of(text, [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
+  });
+}
+
 absl::Status Malformed(const std::string& text, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat("must name one of ", absl::StrJoin(PolicyNames(), ", "),
                                                  ", with options as in 'window { window_tokens: 1024 }', got ",
@@ -56,6 +68,10 @@ absl::StatusOr<v1::AttentionSpec> ParseAttention(const std::string& text) {
   if (field != nullptr) {
     attention.GetReflection()->MutableMessage(&attention, field);
     return attention;
+  }
+  if (IsWord(name)) {
+    const std::optional<std::string> nearest = NearestName(name, PolicyNames());
+    return Malformed(text, nearest ? absl::StrCat("did you mean ", *nearest, "?") : "");
   }
   FirstError error;
   TextFormat::Parser parser;
@@ -83,9 +99,33 @@ std::string AttentionLabel(const v1::AttentionSpec& attention) {
   return parts.empty() ? policy->name() : absl::StrCat(policy->name(), "{", absl::StrJoin(parts, ","), "}");
 }
 
-std::string AttentionSyntax() {
-  return absl::StrCat("One of ", absl::StrJoin(PolicyNames(), ", "),
-                      ", with options in protobuf text format: 'window { sink_tokens: 4 window_tokens: 1024 }'.");
+void AddAttentionFlag(const std::string& name, const std::string& doc, std::function<v1::AttentionSpec*()> mutable_spec,
+                      FlagSet* flags) {
+  flags->Add({.name = name,
+              .value_name = "SPEC",
+              .doc = absl::StrCat(doc, " ", Syntax()),
+              .set = [=](const std::string& text) {
+                absl::StatusOr<v1::AttentionSpec> attention = ParseAttention(text);
+                if (attention.ok()) *mutable_spec() = *std::move(attention);
+                return attention.status();
+              }});
+}
+
+void AddAttentionFlag(const std::string& name, const std::string& doc, int64_t max_items,
+                      google::protobuf::RepeatedPtrField<v1::AttentionSpec>* specs, FlagSet* flags) {
+  flags->Add({.name = name,
+              .value_name = "SPEC",
+              .doc = absl::StrCat(doc, " ", Syntax()),
+              .repeated = true,
+              .set = [=](const std::string& text) {
+                absl::StatusOr<v1::AttentionSpec> attention = ParseAttention(text);
+                if (!attention.ok()) return attention.status();
+                if (specs->size() >= max_items) {
+                  return absl::InvalidArgumentError(absl::StrCat("may be given at most ", max_items, " times"));
+                }
+                *specs->Add() = *std::move(attention);
+                return absl::OkStatus();
+              }});
 }
 
 }  // namespace farspan::cli

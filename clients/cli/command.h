@@ -49,6 +49,12 @@ class Command {
 };
 
 std::unique_ptr<Command> NewGenerateCommand();
+std::unique_ptr<Command> NewChatCommand();
+std::unique_ptr<Command> NewCompareCommand();
+std::unique_ptr<Command> NewPoliciesCommand();
+std::unique_ptr<Command> NewTokenizeCommand();
+std::unique_ptr<Command> NewInfoCommand();
+std::unique_ptr<Command> NewHealthCommand();
 
 // All commands, in the order of the help.
 std::vector<std::unique_ptr<Command>> AllCommands();

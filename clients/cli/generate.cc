@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "clients/cli/attention_flag.h"
 #include "clients/cli/command.h"
+#include "clients/cli/generation_call.h"
 #include "clients/cli/generation_flags.h"
-#include "clients/cli/generation_record.h"
-#include "clients/cli/generation_view.h"
 #include "clients/cli/prompt_flags.h"
 #include "clients/cli/statistics.h"
 
@@ -23,11 +22,8 @@ class GenerateCommand final : public Command {
 
   void AddFlags(FlagSet* flags) override {
     prompt_.AddTo(flags);
-    flags->Add({.name = "attention", .value_name = "SPEC", .doc = AttentionSyntax(), .set = [this](const auto& text) {
-                  absl::StatusOr<v1::AttentionSpec> attention = ParseAttention(text);
-                  if (attention.ok()) *request_.mutable_attention() = *std::move(attention);
-                  return attention.status();
-                }});
+    AddAttentionFlag(
+        "attention", "The attention policy.", [this] { return request_.mutable_attention(); }, flags);
     flags->AddSwitch("json", "Prints one JSON object at the end instead of the text as it arrives.", &json_);
     flags->AddSwitch("quiet", "Only the output: no progress, no statistics.", &quiet_);
     connection_.AddTo(flags);
@@ -44,33 +40,14 @@ class GenerateCommand final : public Command {
     *request_.mutable_spec()->mutable_prompt() = *std::move(prompt);
 
     GenerationRecord record(request_.spec().output());
-    const Outcome outcome = Stream(*client, &record, console);
+    const GenerationView::Options view{.text = !json_, .progress = !quiet_, .additions = !quiet_ && !json_};
+    const Outcome outcome = StreamGeneration(*client, connection_, request_, view, &record, console);
     if (json_) PrintJson(record, outcome, console);
     if (outcome.code == ExitCode::kOk && !quiet_) console->err << StatisticsLine(record.finished()) << "\n";
     return outcome;
   }
 
  private:
-  Outcome Stream(const Client& client, GenerationRecord* record, Console* console) {
-    const Interrupt::Action action(&console->interrupt);
-    GenerationView view(console, {.text = !json_, .progress = !quiet_, .additions = !quiet_ && !json_});
-    CallProgress progress{.target = connection_.Target(*console)};
-    bool writable = true;
-    const auto on_event = [&](const v1::GenerateResponse& event) {
-      progress.answered = true;
-      record->Add(event);
-      writable = view.Show(event);
-      return writable;
-    };
-    const absl::Status status = client.Generate(request_, on_event, connection_.Options(action));
-    view.Finish();
-    if (!writable) return {ExitCode::kOutputFailed, "the output cannot be written"};
-    progress.interrupted = action.interrupted() && !record->complete();
-    if (!status.ok()) return CallFailure(status, progress);
-    if (!record->complete()) return {ExitCode::kRequestFailed, "the server ended the stream without its last event"};
-    return {};
-  }
-
   static void PrintJson(const GenerationRecord& record, const Outcome& outcome, Console* console) {
     Json json = record.ToJson();
     if (outcome.code != ExitCode::kOk) json["error"] = outcome.sentence;

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// farspan-bench-engine: prefill and decode rates of the engine in process, at a given depth, without gRPC.
+//
+//   farspan-bench-engine --model PATH [--threads N] [--cpu-isa auto|portable|avx2] [--kv-cache-dtype bf16|f32]
+//                        [--attention 'window { }'] [--depth N] [--prefill N] [--decode N] [--batch N] [--json]
+//
+// Prefill is one chunk of at most --prefill tokens that starts at --depth; decode is --batch sequences of one depth
+// together.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "engine/attention/registry.h"
+#include "engine/base/check.h"
+#include "engine/engine_factory.h"
+#include "google/protobuf/text_format.h"
+
+namespace farspan {
+namespace {
+
+[[noreturn]] void Fail(const std::string& problem) {
+  std::fprintf(stderr, "farspan-bench-engine: %s\n", problem.c_str());
+  std::exit(64);
+}
+
+struct Options {
+  std::map<std::string, std::string> text = {{"model", ""},
+                                             {"threads", "2"},
+                                             {"cpu-isa", "auto"},
+                                             {"kv-cache-dtype", "bf16"},
+                                             {"attention", "dense { }"},
+                                             {"depth", "0"},
+                                             {"prefill", "512"},
+                                             {"decode", "64"},
+                                             {"batch", "1"}};
+  bool json = false;
+
+  int64_t number(const std::string& name) const {
+    int64_t value = 0;
+    if (!absl::SimpleAtoi(text.at(name), &value) || value < 0) Fail(absl::StrCat("--", name, ": must be a count"));
+    return value;
+  }
+};
+
+Options ParseOptions(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--json") {
+      options.json = true;
+      continue;
+    }
+    const auto place = flag.substr(0, 2) == "--" ? options.text.find(flag.substr(2)) : options.text.end();
+    if (place == options.text.end() || i + 1 == argc) Fail(absl::StrCat("unknown or incomplete flag ", flag));
+    place->second = argv[++i];
+  }
+  if (options.text["model"].empty()) Fail("--model: must be given");
+  return options;
+}
+
+// When each chunk of the prompt was done and when each token came.
+class TimingSink final : public OutputSink {
+ public:
+  void OnEvent(OutputEvent event) override {
+    const SteadyTime now = Clock::Real()->Now();
+    if (const auto* progress = std::get_if<PrefillProgressEvent>(&event)) chunk_times_[progress->done_tokens] = now;
+    if (std::holds_alternative<NewTokensEvent>(event)) token_times_.push_back(now);
+    if (const auto* finished = std::get_if<FinishedEvent>(&event)) {
+      FARSPAN_CHECK(finished->status.ok(), finished->status.ToString());
+      start_ = finished->statistics.first_step;
+    }
+  }
+
+  double SecondsOfChunk(int64_t begin, int64_t end) const {
+    const SteadyTime from = begin == 0 ? start_ : chunk_times_.at(begin);
+    return std::chrono::duration<double>(chunk_times_.at(end) - from).count();
+  }
+  const std::vector<SteadyTime>& token_times() const { return token_times_; }
+
+ private:
+  SteadyTime start_{};
+  std::map<int64_t, SteadyTime> chunk_times_;
+  std::vector<SteadyTime> token_times_;
+};
+
+// The largest chunk of at most `wanted` tokens of which `depth` is a multiple.
+int64_t ChunkTokens(int64_t depth, int64_t wanted) {
+  int64_t chunk = std::max<int64_t>(wanted, 1);
+  while (depth % chunk != 0) --chunk;
+  return chunk;
+}
+
+std::unique_ptr<Engine> MakeEngine(const Options& options, int64_t chunk, MetricsSink* metrics) {
+  const std::map<std::string, CpuIsa> isas = {
+      {"auto", CpuIsa::kAuto}, {"portable", CpuIsa::kPortable}, {"avx2", CpuIsa::kAvx2}};
+  const auto isa = isas.find(options.text.at("cpu-isa"));
+  if (isa == isas.end()) Fail("--cpu-isa: must be auto, portable or avx2");
+  auto file = GgufFile::Open(options.text.at("model"));
+  if (!file.ok()) Fail(file.status().ToString());
+  EngineOptions engine_options;
+  engine_options.backend = {.isa = isa->second, .num_threads = static_cast<int>(options.number("threads"))};
+  engine_options.kv_dtype = options.text.at("kv-cache-dtype") == "f32" ? KvDtype::kF32 : KvDtype::kBf16;
+  engine_options.engine = {.max_num_seqs = std::min<int64_t>(chunk, 64),
+                           .max_num_batched_tokens = chunk,
+                           .max_num_queued_tokens = int64_t{1} << 24};
+  auto engine = CreateEngine(*file, engine_options, metrics);
+  if (!engine.ok()) Fail(engine.status().ToString());
+  return *std::move(engine);
+}
+
+std::shared_ptr<TimingSink> Submit(Engine& engine, std::shared_ptr<const AttentionPolicy> policy, int64_t prompt_tokens,
+                                   int64_t decode_tokens, int64_t salt) {
+  std::vector<TokenId> prompt;
+  for (int64_t i = 0; i < prompt_tokens; ++i) {
+    prompt.push_back(static_cast<TokenId>((i * 7919 + salt * 104729 + 17) % engine.shape().vocab_size));
+  }
+  Request request;
+  request.id = "bench";
+  request.prompt = std::move(prompt);
+  request.sampling.temperature = 0;
+  request.stop.max_tokens = decode_tokens;
+  request.policy = std::move(policy);
+  request.arrival = Clock::Real()->Now();
+  auto sink = std::make_shared<TimingSink>();
+  auto handle = engine.Submit(std::move(request), sink);
+  if (!handle.ok()) Fail(handle.status().ToString());
+  return sink;
+}
+
+// Tokens a second while every sequence of the batch decodes.
+double DecodeRate(const std::vector<std::shared_ptr<TimingSink>>& sinks) {
+  SteadyTime begin{};
+  SteadyTime end = kNoDeadline;
+  for (const auto& sink : sinks) {
+    begin = std::max(begin, sink->token_times().front());
+    end = std::min(end, sink->token_times().back());
+  }
+  int64_t tokens = 0;
+  for (const auto& sink : sinks) {
+    for (const SteadyTime time : sink->token_times()) tokens += time > begin && time <= end ? 1 : 0;
+  }
+  return static_cast<double>(tokens) / std::chrono::duration<double>(end - begin).count();
+}
+
+std::shared_ptr<const AttentionPolicy> MakePolicy(const std::string& text, const ModelShape& shape) {
+  v1::AttentionSpec spec;
+  if (!google::protobuf::TextFormat::ParseFromString(text, &spec)) {
+    Fail("--attention: must be an AttentionSpec in protobuf text format");
+  }
+  auto policy = BuiltinPolicies().Create(spec, shape);
+  if (!policy.ok()) Fail(policy.status().ToString());
+  return *policy;
+}
+
+int Main(int argc, char** argv) {
+  const Options options = ParseOptions(argc, argv);
+  const int64_t depth = options.number("depth");
+  const int64_t chunk = ChunkTokens(depth, options.number("prefill"));
+  NullMetricsSink metrics;
+  const std::unique_ptr<Engine> engine = MakeEngine(options, chunk, &metrics);
+  const auto policy = MakePolicy(options.text.at("attention"), engine->shape());
+  engine->Start();
+
+  Submit(*engine, policy, chunk, 4, 99);  // warms caches and threads
+  engine->WaitIdle(kNoDeadline);
+  const auto prefill = Submit(*engine, policy, depth + chunk, 1, 0);
+  engine->WaitIdle(kNoDeadline);
+  std::vector<std::shared_ptr<TimingSink>> decodes;
+  for (int64_t i = 0; i < options.number("batch"); ++i) {
+    decodes.push_back(Submit(*engine, policy, std::max<int64_t>(depth, 1), options.number("decode"), i));
+  }
+  engine->WaitIdle(kNoDeadline);
+
+  const double prefill_rate = static_cast<double>(chunk) / prefill->SecondsOfChunk(depth, depth + chunk);
+  const double decode_rate = DecodeRate(decodes);
+  const char* format = options.json
+                           ? "{\"isa\":\"%s\",\"depth\":%lld,\"prefill_tokens\":%lld,"
+                             "\"prefill_tokens_per_second\":%.2f,\"batch\":%zu,\"decode_tokens_per_second\":%.2f}\n"
+                           : "%s depth %lld: prefill of %lld tokens %.1f/s, decode of batch %zu %.1f tokens/s\n";
+  std::printf(format, std::string(engine->backend().name()).c_str(), static_cast<long long>(depth),
+              static_cast<long long>(chunk), prefill_rate, decodes.size(), decode_rate);
+  return 0;
+}
+
+}  // namespace
+}  // namespace farspan
+
+int main(int argc, char** argv) { return farspan::Main(argc, argv); }

@@ -14,7 +14,7 @@
 #include "engine/output.h"
 #include "engine/request.h"
 #include "engine/request_handle.h"
-#include "engine/sampling/sampler.h"
+#include "engine/sampling/token_counts.h"
 
 namespace farspan {
 

@@ -225,6 +225,7 @@ absl::Status BpeTokenizer::LoadSpecialIds(const Vocabulary& vocabulary) {
 absl::Status BpeTokenizer::AppendWord(std::string_view text, std::string_view word, std::vector<TokenId>& symbols,
                                       std::vector<TokenId>& ids) const {
   symbols.clear();
+  symbols.reserve(word.size());
   for (const char& byte : word) {
     const TokenId id = id_of_byte_[static_cast<uint8_t>(byte)];
     if (id == kNoToken) {

@@ -66,7 +66,7 @@ class LayeringTest(CheckTest):
             "engine/metrics/x.h": ['"engine/sched/sequence.h"', "<prometheus/counter.h>"],
             "engine/request.h": ['"engine/sampling/sampler.h"', '"engine/kv/page_pool.h"'],
             "engine/sched/x.cc": ['"engine/kv/kv_cache.h"', '"engine/backend/backend.h"', '"engine/model/model.h"'],
-            "engine/engine_x.cc": ['"engine/text/tokenizer.h"', "<grpcpp/grpcpp.h>", '"server/config.h"'],
+            "engine/x.cc": ['"engine/text/tokenizer.h"', "<grpcpp/grpcpp.h>", '"server/config.h"'],
             "server/x.cc": ['"engine/kernels/cpu/kernel_table.h"', "<cuda_runtime.h>", '"clients/cpp/client.h"'],
             "clients/cli/x.cc": ['"engine/base/check.h"', '"server/config.h"', "<prometheus/counter.h>"],
         }

@@ -119,6 +119,11 @@ std::vector<Edit> KeyEdits() {
   };
 }
 
+void PutZeroRopeFactors(EditedCheckpoint& file, int64_t count) {
+  file.tensors["rope_freqs.weight"] = {.shape = {count},
+                                       .data = std::string(static_cast<size_t>(count) * sizeof(float), '\0')};
+}
+
 std::vector<Edit> TensorEdits() {
   const auto drop = [](std::string kind, std::string name, std::string shape) -> Edit {
     return {std::move(kind),
@@ -169,14 +174,10 @@ std::vector<Edit> TensorEdits() {
        },
        {"tensor blk.0.attn_v.weight", "NaN or infinity in row 1"}},
       {"RopeFactorsOfOtherSize",
-       [](EditedCheckpoint& file) {
-         file.tensors["rope_freqs.weight"] = {.shape = {4}, .data = std::string(16, '\0')};
-       },
+       [](EditedCheckpoint& file) { PutZeroRopeFactors(file, 4); },
        {"tensor rope_freqs.weight", "expected [8]", "got [4]"}},
       {"RopeFactorsZero",
-       [](EditedCheckpoint& file) {
-         file.tensors["rope_freqs.weight"] = {.shape = {8}, .data = std::string(32, '\0')};
-       },
+       [](EditedCheckpoint& file) { PutZeroRopeFactors(file, 8); },
        {"tensor rope_freqs.weight", "above 0"}},
   };
 }

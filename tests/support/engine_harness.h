@@ -10,29 +10,9 @@
 #include "engine/engine.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/hash_model.h"
+#include "tests/support/recording_output.h"
 
 namespace farspan {
-
-// Keeps every event of one request.
-class RecordingOutput final : public OutputSink {
- public:
-  void OnEvent(OutputEvent event) override;
-
-  const std::vector<TokenId>& tokens() const { return tokens_; }
-  const std::vector<TokenLogprobs>& logprobs() const { return logprobs_; }
-  const std::vector<TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
-  const std::vector<int64_t>& prefill_progress() const { return prefill_progress_; }
-  const std::optional<StartedEvent>& started() const { return started_; }
-  const std::optional<FinishedEvent>& finished() const { return finished_; }
-
- private:
-  std::optional<StartedEvent> started_;
-  std::vector<int64_t> prefill_progress_;
-  std::vector<TokenLogprobs> prompt_logprobs_;
-  std::vector<TokenId> tokens_;
-  std::vector<TokenLogprobs> logprobs_;
-  std::optional<FinishedEvent> finished_;
-};
 
 struct LiveRequest {
   std::shared_ptr<RequestHandle> handle;

@@ -10,7 +10,7 @@ readonly build_packages=(
   ca-certificates python3 python3-pip
 )
 readonly test_packages=(libgtest-dev libgmock-dev)
-readonly check_packages=(clang-14 libclang-rt-14-dev llvm-14 shellcheck)
+readonly check_packages=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 shellcheck)
 
 usage() {
   cat <<'TEXT'

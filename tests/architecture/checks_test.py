@@ -198,7 +198,15 @@ class SpellingTest(CheckTest):
 class PoliciesDocumentedTest(CheckTest):
     """The README's table against the oneof."""
 
-    PROTO = "oneof policy {\n    // Text.\n    DenseAttention dense = 1;\n    WindowAttention window = 2;\n  }\n"
+    PROTO = """
+      oneof policy {
+        // Text.
+        DenseAttention dense = 1 [(variant) = {doc: "All."}];
+        WindowAttention window = 2 [(variant) = {
+          doc: "Ends."
+        }];
+      }
+    """
     POLICIES = "| Policy | What |\n|---|---|\n| `dense` | all |\n| `window {sink_tokens}` | ends |\n"
     TABLE = POLICIES + "\n| Flag |\n|---|\n| `port` |\n"
 

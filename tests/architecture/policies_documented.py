@@ -12,7 +12,8 @@ from source_tree import Offence, run_check
 PROTO = "proto/farspan/v1/attention.proto"
 README = "README.md"
 
-_ONEOF = re.compile(r"oneof\s+policy\s*\{(.*?)\}", re.DOTALL)
+# The oneof ends at a brace that stands alone: field options have braces too.
+_ONEOF = re.compile(r"oneof\s+policy\s*\{(.*?)^\s*\}\s*$", re.DOTALL | re.MULTILINE)
 _FIELD = re.compile(r"^\s*\w+Attention\s+(\w+)\s*=\s*\d+", re.MULTILINE)
 _HEADER = re.compile(r"^\|\s*policy\s*\|", re.IGNORECASE)
 _ROW = re.compile(r"^\|\s*`(\w+)[^`]*`\s*\|")

@@ -5,6 +5,7 @@
 #include <unicode/unistr.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 
 #include "engine/text/byte_level.h"
@@ -88,21 +89,22 @@ std::vector<std::string> CutIntoWords(const std::string& pre_tokenizer, std::str
 }
 
 std::vector<TokenId> EncodeWord(const Vocabulary& vocabulary, const std::string& word) {
+  std::map<std::string, size_t> rank_of;
+  for (const std::string& merge : vocabulary.merges) rank_of.emplace(merge, rank_of.size());
   std::vector<std::string> symbols;
   for (const char byte : word) symbols.push_back(ToByteLevel(std::string_view(&byte, 1)));
   while (true) {
-    size_t best_rank = vocabulary.merges.size();
+    size_t best_rank = rank_of.size();
     size_t best = 0;
     for (size_t i = 0; i + 1 < symbols.size(); ++i) {
-      const auto merge =
-          std::find(vocabulary.merges.begin(), vocabulary.merges.end(), symbols[i] + " " + symbols[i + 1]);
-      const size_t rank = static_cast<size_t>(merge - vocabulary.merges.begin());
+      const auto merge = rank_of.find(symbols[i] + " " + symbols[i + 1]);
+      const size_t rank = merge == rank_of.end() ? rank_of.size() : merge->second;
       if (rank < best_rank) {
         best_rank = rank;
         best = i;
       }
     }
-    if (best_rank == vocabulary.merges.size()) break;
+    if (best_rank == rank_of.size()) break;
     symbols[best] += symbols[best + 1];
     symbols.erase(symbols.begin() + static_cast<int64_t>(best) + 1);
   }

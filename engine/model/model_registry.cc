@@ -53,11 +53,18 @@ absl::StatusOr<Factory> FindArchitecture(const GgufMetadata& metadata) {
       absl::StrCat("key general.architecture: expected one of {", known, "}, got ", QuoteFileText(name)));
 }
 
+// One part of a model that was split over files holds a part of the tensors.
+absl::Status RefuseShard(const GgufMetadata& metadata) {
+  constexpr uint64_t kOneFile = 1;
+  return metadata.FindUint("split.count", 0, kOneFile).status();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const GgufFile& file, Backend* backend, const ModelOptions& options) {
   const SteadyTime begin = Clock::Real()->Now();
   FARSPAN_RETURN_IF_ERROR(CheckOptions(options));
+  FARSPAN_RETURN_IF_ERROR(RefuseShard(file.metadata()));
   FARSPAN_ASSIGN_OR_RETURN(const Factory create, FindArchitecture(file.metadata()));
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, create(file, backend, options));
   const ModelInfo& info = model->info();

@@ -7,60 +7,30 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <string>
 #include <vector>
 
-#include "absl/strings/escaping.h"
+#include "tests/engine/model/dequantize_golden.h"
 #include "tests/support/gguf_writer.h"
 
 namespace farspan {
 namespace {
 
-struct GoldenRow {
-  std::string type;
-  std::string bytes;
-  std::vector<float> values;
-};
-
-// Written by tests/data/gguf/make_dequantize_golden.py with the PyPI package `gguf`.
-std::vector<GoldenRow> ReadGolden() {
-  std::ifstream file("tests/data/gguf/dequantize_golden.txt");
-  std::vector<GoldenRow> rows;
-  std::string type, bytes, values;
-  while (file >> type >> bytes >> values) {
-    GoldenRow row{.type = type, .bytes = absl::HexStringToBytes(bytes)};
-    const std::string raw = absl::HexStringToBytes(values);
-    row.values.resize(raw.size() / sizeof(float));
-    std::memcpy(row.values.data(), raw.data(), raw.size());
-    rows.push_back(std::move(row));
-  }
-  return rows;
-}
-
-GgufTensorType TypeByName(const std::string& name) {
-  for (const GgufTensorTypeTraits& traits : kGgufTensorTypes) {
-    if (traits.name == name) return traits.type;
-  }
-  ADD_FAILURE() << "no type " << name;
-  return GgufTensorType::kF32;
-}
-
 std::span<const std::byte> Bytes(const std::string& bytes) { return std::as_bytes(std::span(bytes)); }
 
 TEST(DequantizeTest, EveryTypeAgreesWithAnIndependentImplementation) {
-  std::map<std::string, int> rows_by_type;
-  for (const GoldenRow& row : ReadGolden()) {
+  std::map<GgufTensorType, int> rows_by_type;
+  for (const GoldenRow& row : ReadDequantizeGolden()) {
     std::vector<float> values(row.values.size());
-    DequantizeRow(TypeByName(row.type), Bytes(row.bytes), values);
+    DequantizeRow(row.type, Bytes(row.bytes), values);
     for (size_t i = 0; i < values.size(); ++i) {
       // Both round at most three times in float32.
       const float tolerance = 4e-7f * (std::fabs(row.values[i]) + 1e-3f * std::fabs(row.values[0]));
-      EXPECT_NEAR(values[i], row.values[i], tolerance) << row.type << " value " << i;
+      EXPECT_NEAR(values[i], row.values[i], tolerance) << TraitsOf(row.type).name << " value " << i;
     }
-    EXPECT_TRUE(RowIsFinite(TypeByName(row.type), Bytes(row.bytes))) << row.type;
+    EXPECT_TRUE(RowIsFinite(row.type, Bytes(row.bytes))) << TraitsOf(row.type).name;
     ++rows_by_type[row.type];
   }
   EXPECT_EQ(rows_by_type.size(), kGgufTensorTypes.size());
@@ -68,8 +38,8 @@ TEST(DequantizeTest, EveryTypeAgreesWithAnIndependentImplementation) {
 
 TEST(DequantizeTest, ANanScaleIsFoundInEveryTypeAndPosition) {
   constexpr uint16_t kNanF16 = 0x7e01;
-  for (const GoldenRow& row : ReadGolden()) {
-    const GgufTensorType type = TypeByName(row.type);
+  for (const GoldenRow& row : ReadDequantizeGolden()) {
+    const GgufTensorType type = row.type;
     const auto block_bytes = static_cast<size_t>(TraitsOf(type).block_bytes);
     const size_t last_block = row.bytes.size() - block_bytes;
     size_t found = 0;
@@ -80,12 +50,13 @@ TEST(DequantizeTest, ANanScaleIsFoundInEveryTypeAndPosition) {
       DequantizeRow(type, Bytes(changed), values);
       bool finite = true;
       for (const float value : values) finite = finite && std::isfinite(value);
-      EXPECT_EQ(RowIsFinite(type, Bytes(changed)), finite) << row.type << " offset " << offset - last_block;
+      EXPECT_EQ(RowIsFinite(type, Bytes(changed)), finite)
+          << TraitsOf(row.type).name << " offset " << offset - last_block;
       found += finite ? 0 : 1;
     }
     // F32 and BF16 patterns of 0x7e01 are large numbers; every scaled type has one or two scales.
     const bool scaled = type != GgufTensorType::kF32 && type != GgufTensorType::kBf16;
-    EXPECT_GE(found, scaled ? 1u : 0u) << row.type;
+    EXPECT_GE(found, scaled ? 1u : 0u) << TraitsOf(row.type).name;
   }
 }
 

@@ -93,6 +93,7 @@ std::vector<Edit> KeyEdits() {
       Number("FreqBaseIsInteger", "llama.rope.freq_base", 10000, {"finite float", "uint32 10000"}),
       Number("ZeroContext", "llama.context_length", 0, {"from 1 to"}),
       Number("VocabularyDiffers", "llama.vocab_size", 7, {"from 305 to 305", "uint32 7"}),
+      Number("OneShardOfThree", "split.count", 3, {"from 0 to 1", "uint32 3"}),
       Number("Experts", "llama.expert_count", 8, {"0", "got 8"}),
       Number("SlidingWindow", "llama.attention.sliding_window", 1024, {"whole context of 4096", "got 1024"}),
       {"FreqBaseNan",

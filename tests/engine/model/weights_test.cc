@@ -7,10 +7,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 
 #include "engine/backend/cpu_backend.h"
 #include "engine/model/dequantize.h"
+#include "tests/engine/model/dequantize_golden.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/status_matchers.h"
 
@@ -64,13 +66,28 @@ TEST_F(WeightLoaderTest, TypesThatKernelsMultiplyKeepTheirBytes) {
 }
 
 TEST_F(WeightLoaderTest, OtherTypesAreWidenedToBf16) {
-  const std::vector<float> values = Wave(2 * 32);
-  const absl::StatusOr<kernels::WeightView> view =
-      LoaderOf({2, 32}, GgufTensorType::kF16, EncodeTensor(GgufTensorType::kF16, values)).LoadMatrix("blk.0.w", 2, 32);
-  ASSERT_THAT(view, IsOk());
-  EXPECT_EQ(view->type, WeightType::kBf16);
-  const auto* widened = static_cast<const uint16_t*>(view->data);
-  for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(Bf16ToFloat(widened[i]), values[i], 5e-3f);
+  std::map<GgufTensorType, std::vector<GoldenRow>> rows_by_type;
+  for (GoldenRow& row : ReadDequantizeGolden()) rows_by_type[row.type].push_back(std::move(row));
+  for (const GgufTensorType type : {GgufTensorType::kF16, GgufTensorType::kQ5_0, GgufTensorType::kQ5_1,
+                                    GgufTensorType::kQ4_K, GgufTensorType::kQ5_K, GgufTensorType::kQ6_K}) {
+    std::string data;
+    std::vector<float> values;
+    for (const GoldenRow& row : rows_by_type[type]) {
+      data += row.bytes;
+      values.insert(values.end(), row.values.begin(), row.values.end());
+    }
+    const auto num_rows = static_cast<int64_t>(rows_by_type[type].size());
+    const int64_t columns = static_cast<int64_t>(values.size()) / num_rows;
+    const absl::StatusOr<kernels::WeightView> view =
+        LoaderOf({num_rows, columns}, type, data).LoadMatrix("blk.0.w", num_rows, columns);
+    ASSERT_THAT(view, IsOk());
+    EXPECT_EQ(view->type, WeightType::kBf16);
+    const auto* widened = static_cast<const uint16_t*>(view->data);
+    // bf16 keeps eight bits; a value may differ in its last float32 bit, or more where two terms cancel.
+    for (size_t i = 0; i < values.size(); ++i) {
+      EXPECT_NEAR(Bf16ToFloat(widened[i]), values[i], 4e-3f * std::fabs(values[i]) + 1e-6f) << TraitsOf(type).name;
+    }
+  }
 }
 
 TEST_F(WeightLoaderTest, AMatrixLargerThanASliceArrivesWhole) {

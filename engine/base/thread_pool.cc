@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/base/thread_pool.h"
 
+#include <limits>
+
 #include "engine/base/check.h"
 
 namespace farspan {
 namespace {
 
-// About 20 microseconds on a 3 GHz core: longer than the gap between two kernels of one layer, shorter than a
-// scheduler tick, so that an idle server sleeps.
+// Some 20 microseconds: longer than the gap between two kernels of one layer, shorter than a scheduler tick, so that an
+// idle server sleeps.
 constexpr int kSpinIterations = 2000;
+constexpr uint64_t kTasksMask = std::numeric_limits<uint32_t>::max();
 
 inline void CpuRelax() {
 #if defined(__x86_64__)
@@ -42,17 +45,19 @@ void ThreadPool::ParallelFor(int64_t num_tasks, const std::function<void(int64_t
     for (int64_t task = 0; task < num_tasks; ++task) body(task, 0);
     return;
   }
+  FARSPAN_CHECK(static_cast<uint64_t>(num_tasks) <= kTasksMask, "num_tasks=", num_tasks);
   body_ = &body;
   num_tasks_ = num_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
-  active_workers_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  tasks_unfinished_.store(num_tasks, std::memory_order_relaxed);
+  const uint64_t loop = (tasks_left_.load(std::memory_order_relaxed) >> 32) + 1;
+  tasks_left_.store(loop << 32 | static_cast<uint64_t>(num_tasks), std::memory_order_release);
   {
     MutexLock lock(&mutex_);
     generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.NotifyAll();
   RunTasks(0);
-  for (int spin = 0; active_workers_.load(std::memory_order_acquire) != 0; ++spin) {
+  for (int spin = 0; tasks_unfinished_.load(std::memory_order_acquire) != 0; ++spin) {
     if (spin < kSpinIterations) {
       CpuRelax();
     } else {
@@ -62,10 +67,14 @@ void ThreadPool::ParallelFor(int64_t num_tasks, const std::function<void(int64_t
 }
 
 void ThreadPool::RunTasks(int thread) {
-  for (;;) {
-    const int64_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= num_tasks_) return;
-    (*body_)(task, thread);
+  uint64_t left = tasks_left_.load(std::memory_order_acquire);
+  while ((left & kTasksMask) != 0) {
+    if (!tasks_left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      continue;
+    }
+    (*body_)(num_tasks_ - static_cast<int64_t>(left & kTasksMask), thread);
+    tasks_unfinished_.fetch_sub(1, std::memory_order_release);
+    left = tasks_left_.load(std::memory_order_acquire);
   }
 }
 
@@ -82,7 +91,6 @@ void ThreadPool::WorkerLoop(int thread) {
     }
     seen = generation_.load(std::memory_order_acquire);
     RunTasks(thread);
-    active_workers_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -32,7 +32,7 @@ std::string NumberProblem(const v1::FieldRule& rule, double value, const std::st
   }
   if (rule.has_maximum() && value > rule.maximum()) {
     return absl::StrCat("must be at most ",
-                        static_cast<int64_t>(rule.maximum()) == rule.maximum()
+                        std::trunc(rule.maximum()) == rule.maximum()
                             ? absl::StrCat(static_cast<int64_t>(rule.maximum()))
                             : absl::StrCat(rule.maximum()),
                         UnitSuffix(rule), ", got ", shown);

@@ -19,7 +19,7 @@ usage: deploy/install-packages.sh [--tests] [--checks] [--missing]
 Installs what the build needs with apt-get, through sudo where you are not root.
 
   --tests    also what the tests need (GoogleTest)
-  --checks   also what the sanitizer and fuzz builds need (clang 14, shellcheck)
+  --checks   also what the sanitizer and fuzz builds need (clang 14, clang-format, shellcheck)
   --missing  only print the packages that are missing, one a line
 TEXT
 }

@@ -77,7 +77,7 @@ find_model() {
 run_ctest() {
   export ASAN_OPTIONS=${ASAN_OPTIONS:-strict_string_checks=1:detect_stack_use_after_return=1}
   export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
-  export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$root/tests/support/tsan_suppressions.txt}
+  export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$root/tests/support/tsan_suppressions.txt second_deadlock_stack=1}
   ctest --test-dir "$build_dir" --parallel "$(nproc)" --output-on-failure --no-tests=error "${ctest_options[@]}"
 }
 

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -47,6 +48,22 @@ TEST(EncodePropertyTest, IdsEqualTheDefinition) {
   }
 }
 
+TEST(EncodePropertyTest, OneTokenizerServesSeveralThreads) {
+  const auto tokenizer = MakeTokenizer(NastyVocabularies()[2]);
+  const std::string text = "abab!a <a>b " + std::string(100, 'a') + " e\u0301 12 don't\n\n\n\n\u00A0x";
+  const std::vector<TokenId> expected = *tokenizer->Encode(text);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 200; ++round) {
+        EXPECT_EQ(*tokenizer->Encode(text), expected);
+        EXPECT_EQ(*tokenizer->Decode(expected), text);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 std::string Repeat(std::string_view part, size_t size_bytes) {
   std::string text;
   while (text.size() < size_bytes) text += part;
@@ -68,12 +85,7 @@ std::vector<std::string> LongTexts(size_t size_bytes) {
 }
 
 void RunOnSmallStack(std::function<void()> body) {
-  // Sanitizers enlarge every frame and need room of their own.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr size_t kStackBytes = size_t{1} << 20;
-#else
   constexpr size_t kStackBytes = size_t{256} << 10;
-#endif
   pthread_attr_t attributes;
   ASSERT_EQ(pthread_attr_init(&attributes), 0);
   ASSERT_EQ(pthread_attr_setstacksize(&attributes, kStackBytes), 0);

@@ -23,11 +23,11 @@ uint32_t Byte(const std::byte* from) { return std::to_integer<uint32_t>(*from); 
 float LoadF16(const std::byte* from) { return F16ToFloat(Load<uint16_t>(from)); }
 
 // The types of 32 values a block keep value i in the low nibble of byte i and value i + 16 in its high nibble.
-constexpr int kHalf = 16;
+constexpr int64_t kHalf = 16;
 
 void DequantizeQ4_0(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
-  for (int i = 0; i < kHalf; ++i) {
+  for (int64_t i = 0; i < kHalf; ++i) {
     const uint32_t pair = Byte(block + 2 + i);
     out[i] = scale * static_cast<float>(static_cast<int>(pair & 15) - 8);
     out[i + kHalf] = scale * static_cast<float>(static_cast<int>(pair >> 4) - 8);
@@ -37,7 +37,7 @@ void DequantizeQ4_0(const std::byte* block, float* out) {
 void DequantizeQ4_1(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
   const float min = LoadF16(block + 2);
-  for (int i = 0; i < kHalf; ++i) {
+  for (int64_t i = 0; i < kHalf; ++i) {
     const uint32_t pair = Byte(block + 4 + i);
     out[i] = scale * static_cast<float>(pair & 15) + min;
     out[i + kHalf] = scale * static_cast<float>(pair >> 4) + min;
@@ -45,12 +45,12 @@ void DequantizeQ4_1(const std::byte* block, float* out) {
 }
 
 // Bit i of `high_bits` is the fifth bit of value i.
-uint32_t FifthBit(uint32_t high_bits, int i) { return ((high_bits >> i) & 1) << 4; }
+uint32_t FifthBit(uint32_t high_bits, int64_t i) { return ((high_bits >> i) & 1) << 4; }
 
 void DequantizeQ5_0(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
   const auto high_bits = Load<uint32_t>(block + 2);
-  for (int i = 0; i < kHalf; ++i) {
+  for (int64_t i = 0; i < kHalf; ++i) {
     const uint32_t pair = Byte(block + 6 + i);
     const uint32_t low = (pair & 15) | FifthBit(high_bits, i);
     const uint32_t high = (pair >> 4) | FifthBit(high_bits, i + kHalf);
@@ -63,7 +63,7 @@ void DequantizeQ5_1(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
   const float min = LoadF16(block + 2);
   const auto high_bits = Load<uint32_t>(block + 4);
-  for (int i = 0; i < kHalf; ++i) {
+  for (int64_t i = 0; i < kHalf; ++i) {
     const uint32_t pair = Byte(block + 8 + i);
     out[i] = scale * static_cast<float>((pair & 15) | FifthBit(high_bits, i)) + min;
     out[i + kHalf] = scale * static_cast<float>((pair >> 4) | FifthBit(high_bits, i + kHalf)) + min;
@@ -72,7 +72,7 @@ void DequantizeQ5_1(const std::byte* block, float* out) {
 
 void DequantizeQ8_0(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
-  for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(Load<int8_t>(block + 2 + i));
+  for (int64_t i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(Load<int8_t>(block + 2 + i));
 }
 
 // The eight 6-bit scales and minima of a block of 256, packed into 12 bytes: the first four keep their low six bits in
@@ -82,7 +82,7 @@ struct ScaleAndMin {
   float min;
 };
 
-ScaleAndMin UnpackScale(const std::byte* packed, int i) {
+ScaleAndMin UnpackScale(const std::byte* packed, int64_t i) {
   if (i < 4) return {static_cast<float>(Byte(packed + i) & 63), static_cast<float>(Byte(packed + i + 4) & 63)};
   const uint32_t low = Byte(packed + i + 4);
   return {static_cast<float>((low & 15) | (Byte(packed + i - 4) >> 6) << 4),
@@ -93,10 +93,10 @@ ScaleAndMin UnpackScale(const std::byte* packed, int i) {
 void DequantizeQ4_K(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
   const float min = LoadF16(block + 2);
-  for (int group = 0; group < 8; ++group) {
+  for (int64_t group = 0; group < 8; ++group) {
     const ScaleAndMin part = UnpackScale(block + 4, group);
     const std::byte* nibbles = block + 16 + group / 2 * 32;
-    for (int i = 0; i < 32; ++i) {
+    for (int64_t i = 0; i < 32; ++i) {
       const uint32_t level = (Byte(nibbles + i) >> (group % 2 * 4)) & 15;
       *out++ = scale * part.scale * static_cast<float>(level) - min * part.min;
     }
@@ -108,10 +108,10 @@ void DequantizeQ5_K(const std::byte* block, float* out) {
   const float scale = LoadF16(block);
   const float min = LoadF16(block + 2);
   const std::byte* high_bits = block + 16;
-  for (int group = 0; group < 8; ++group) {
+  for (int64_t group = 0; group < 8; ++group) {
     const ScaleAndMin part = UnpackScale(block + 4, group);
     const std::byte* nibbles = block + 48 + group / 2 * 32;
-    for (int i = 0; i < 32; ++i) {
+    for (int64_t i = 0; i < 32; ++i) {
       const uint32_t level = ((Byte(nibbles + i) >> (group % 2 * 4)) & 15) | ((Byte(high_bits + i) >> group) & 1) << 4;
       *out++ = scale * part.scale * static_cast<float>(level) - min * part.min;
     }
@@ -122,12 +122,12 @@ void DequantizeQ5_K(const std::byte* block, float* out) {
 // and its high two from bits 2r of byte i. Sixteen values share an 8-bit scale.
 void DequantizeQ6_K(const std::byte* block, float* out) {
   const float scale = LoadF16(block + 208);
-  for (int half = 0; half < 2; ++half) {
+  for (int64_t half = 0; half < 2; ++half) {
     const std::byte* low = block + half * 64;
     const std::byte* high = block + 128 + half * 32;
     const std::byte* scales = block + 192 + half * 8;
-    for (int run = 0; run < 4; ++run) {
-      for (int i = 0; i < 32; ++i) {
+    for (int64_t run = 0; run < 4; ++run) {
+      for (int64_t i = 0; i < 32; ++i) {
         const uint32_t nibble = (Byte(low + run % 2 * 32 + i) >> (run / 2 * 4)) & 15;
         const uint32_t level = nibble | ((Byte(high + i) >> (2 * run)) & 3) << 4;
         const auto part = static_cast<float>(Load<int8_t>(scales + 2 * run + i / 16));

@@ -93,7 +93,7 @@ std::string GgufValue::Describe() const {
   return absl::StrCat("array of ", numbers.size(), " ", AbslView(GgufValueTypeName(numbers.element_type)));
 }
 
-bool GgufMetadata::Insert(std::string key, GgufValue value) {
+bool GgufMetadata::Insert(std::string&& key, GgufValue&& value) {
   return values_.try_emplace(std::move(key), std::move(value)).second;
 }
 

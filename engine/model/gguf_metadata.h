@@ -37,8 +37,8 @@ struct GgufValue {
 // Immutable once parsed. Every refusal is INVALID_ARGUMENT "key <key>: expected <rule>, got <value>".
 class GgufMetadata {
  public:
-  // False where the key is there already.
-  bool Insert(std::string key, GgufValue value);
+  // False where the key is there already; key and value are then untouched.
+  bool Insert(std::string&& key, GgufValue&& value);
 
   bool Has(std::string_view key) const { return values_.find(key) != values_.end(); }
   int64_t size() const { return static_cast<int64_t>(values_.size()); }

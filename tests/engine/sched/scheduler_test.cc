@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler alone: plans are values, commits take and return pages.
+#include "engine/sched/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/attention/registry.h"
+#include "google/protobuf/text_format.h"
+#include "tests/support/recording_output.h"
+#include "tests/support/status_matchers.h"
+
+namespace farspan {
+namespace {
+
+constexpr int64_t kPageTokens = 4;
+constexpr SteadyTime kStart = SteadyTime(std::chrono::hours(1));
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  SequenceId Add(int64_t prompt_tokens, int64_t max_tokens, SteadyTime deadline = kNoDeadline,
+                 const std::string& attention = "dense { }") {
+    v1::AttentionSpec spec;
+    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(attention, &spec));
+    ModelShape shape;
+    shape.page_tokens = kPageTokens;
+    Request request;
+    request.prompt.assign(static_cast<size_t>(prompt_tokens), 1);
+    request.stop.max_tokens = max_tokens;
+    request.policy = *BuiltinPolicies().Create(spec, shape);
+    request.deadline = deadline;
+    const int64_t pages = request.policy->MaxPages(prompt_tokens + max_tokens, limits_.max_num_batched_tokens);
+    handles_.push_back(std::make_shared<RequestHandle>(std::make_shared<Doorbell>()));
+    const auto id = static_cast<SequenceId>(handles_.size() - 1);
+    scheduler_.Add(std::make_unique<Sequence>(id, std::move(request), handles_.back(),
+                                              std::make_shared<RecordingOutput>(), pages, kPageTokens));
+    return id;
+  }
+
+  // Plans and commits one step, then pretends that it ran; every sequence that may draws token 7.
+  StepPlan Step(SteadyTime now = kStart) {
+    StepPlan plan = scheduler_.Plan(now);
+    scheduler_.Commit(plan, now);
+    for (const StepPlan::Run& run : plan.runs) {
+      Sequence& sequence = scheduler_.sequence(run.id);
+      const TokenRange queries = {sequence.computed(), sequence.computed() + run.num_tokens};
+      sequence.CompleteStep(
+          sequence.request().policy->Plan({.queries = queries, .prompt_tokens = sequence.prompt_tokens()}).drop);
+      if (sequence.computed() == sequence.num_tokens()) sequence.AppendToken(7, now);
+    }
+    return plan;
+  }
+
+  static std::vector<std::pair<int, int64_t>> Runs(const StepPlan& plan) {
+    std::vector<std::pair<int, int64_t>> runs;
+    for (const StepPlan::Run& run : plan.runs) runs.emplace_back(static_cast<int>(run.id), run.num_tokens);
+    return runs;
+  }
+
+  using RunList = std::vector<std::pair<int, int64_t>>;
+  const SchedulerLimits limits_{.max_num_seqs = 4, .max_num_batched_tokens = 10};
+  PagePool pool_{20};
+  std::vector<std::shared_ptr<RequestHandle>> handles_;
+  Scheduler scheduler_{limits_, &pool_};
+};
+
+TEST_F(SchedulerTest, PlanningChangesNothingAndRepeats) {
+  Add(15, 3);
+  const StepPlan first = scheduler_.Plan(kStart);
+  EXPECT_EQ(Runs(scheduler_.Plan(kStart)), Runs(first));
+  EXPECT_EQ(pool_.num_used(), 0);
+  EXPECT_EQ(scheduler_.num_waiting(), 1);
+}
+
+TEST_F(SchedulerTest, PromptIsComputedInChunksOfTheBudget) {
+  Add(25, 3);
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 10}}));
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 10}}));
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 5}}));
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 1}})) << "a decode row follows";
+}
+
+TEST_F(SchedulerTest, DecodesRideAlongWithALongPromptInEveryStep) {
+  Add(2, 9);
+  Step();
+  Add(40, 2);
+  for (int step = 0; step < 4; ++step) EXPECT_EQ(Runs(Step()), (RunList{{0, 1}, {1, 9}}));
+}
+
+TEST_F(SchedulerTest, SeatsAndPagesLimitAdmissionInOrder) {
+  Add(4, 36);  // 10 pages
+  Add(4, 40);  // 11 pages
+  Add(1, 1);   // would fit, but came later
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 4}}));
+  EXPECT_EQ(scheduler_.num_waiting(), 2);
+  handles_[0]->Cancel(CancelReason::kClient);
+  const StepPlan plan = Step();
+  ASSERT_EQ(plan.retire.size(), 1u);
+  EXPECT_EQ(Runs(plan), (RunList{{1, 4}, {2, 1}})) << "the pages of a retired request count at once";
+}
+
+TEST_F(SchedulerTest, EverySeatIsCounted) {
+  for (int i = 0; i < 6; ++i) Add(1, 3);
+  EXPECT_EQ(Step().runs.size(), 4u);
+  EXPECT_EQ(Step().runs.size(), 4u);
+  EXPECT_EQ(scheduler_.num_waiting(), 2);
+}
+
+TEST_F(SchedulerTest, WaitingRequestsExpireWithoutEverRunning) {
+  Add(4, 70);  // all pages but one
+  Add(4, 40, kStart + std::chrono::seconds(1));
+  Step();
+  EXPECT_EQ(scheduler_.NextDeadline(), kStart + std::chrono::seconds(1));
+  const StepPlan plan = Step(kStart + std::chrono::seconds(1));
+  ASSERT_EQ(plan.retire.size(), 1u);
+  EXPECT_EQ(plan.retire[0].outcome.reason, FinishReason::kDeadline);
+  EXPECT_EQ(scheduler_.num_waiting(), 0);
+}
+
+TEST_F(SchedulerTest, WindowHoldsNoMorePagesThanItsReservation) {
+  const SequenceId id = Add(60, 15, kNoDeadline, "window { sink_tokens: 2 window_tokens: 8 }");
+  const int64_t reserved = 1 + 5 + 1;  // sinks; 7 tokens before the chunk and its 10; a range starts inside a page
+  int64_t most = 0;
+  for (int step = 0; step < 20; ++step) {
+    Step();
+    most = std::max(most, pool_.num_used());
+  }
+  EXPECT_EQ(scheduler_.sequence(id).reserved_pages(), reserved);
+  EXPECT_LE(most, reserved);
+  EXPECT_GE(scheduler_.sequence(id).num_tokens(), 70);
+  EXPECT_LE(pool_.num_used(), 1 + 3);
+}
+
+TEST_F(SchedulerTest, EndingAllRetiresEverythingAndReturnsEveryPage) {
+  Add(30, 5);
+  Add(30, 5);
+  Add(30, 5);
+  Step();
+  scheduler_.EndAll({.reason = FinishReason::kError, .status = absl::UnavailableError("gone")});
+  const StepPlan plan = Step();
+  EXPECT_EQ(plan.retire.size(), 3u);
+  EXPECT_TRUE(plan.runs.empty());
+  EXPECT_TRUE(scheduler_.idle());
+  EXPECT_EQ(pool_.num_used(), 0);
+}
+
+}  // namespace
+}  // namespace farspan

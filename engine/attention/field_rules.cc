@@ -125,15 +125,16 @@ void CheckField(const Message& message, const FieldDescriptor& field, const std:
     violations->push_back({path, absl::StrCat("must have at most ", rule.max_items(), " elements, got ", count)});
     return;
   }
-  for (int i = 0; i < count; ++i) {
+  // A path is spelled only where it is needed: lists may have millions of elements.
+  const auto element_path = [&](int i) { return field.is_repeated() ? absl::StrCat(path, "[", i, "]") : path; };
+  for (int i = 0; i < count && violations->size() < kMaxFieldViolations; ++i) {
     const Element element(message, field, field.is_repeated() ? i : -1);
-    const std::string element_path = field.is_repeated() ? absl::StrCat(path, "[", i, "]") : path;
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      for (FieldViolation& nested : CheckFieldRules(element.AsMessage(), element_path)) {
+      for (FieldViolation& nested : CheckFieldRules(element.AsMessage(), element_path(i))) {
         violations->push_back(std::move(nested));
       }
     } else if (std::string problem = element.Problem(rule); !problem.empty()) {
-      violations->push_back({element_path, std::move(problem)});
+      violations->push_back({element_path(i), std::move(problem)});
     }
   }
 }
@@ -175,7 +176,7 @@ void SetDefault(Message* message, const FieldDescriptor& field, const std::strin
 std::vector<FieldViolation> CheckFieldRules(const Message& message, const std::string& path) {
   std::vector<FieldViolation> violations;
   const auto& descriptor = *message.GetDescriptor();
-  for (int i = 0; i < descriptor.field_count(); ++i) {
+  for (int i = 0; i < descriptor.field_count() && violations.size() < kMaxFieldViolations; ++i) {
     const FieldDescriptor& field = *descriptor.field(i);
     if (!IsSet(message, field)) continue;
     CheckField(message, field, path.empty() ? field.name() : absl::StrCat(path, ".", field.name()), &violations);

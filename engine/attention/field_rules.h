@@ -3,6 +3,7 @@
 // check. Works on any message by reflection.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,10 @@ struct FieldViolation {
   std::string field;        // path from the message given: "stopping.stop_strings[3]"
   std::string description;  // the rule and the value got: "must be at least 1, got 0"
 };
+
+// A report ends once it holds this many violations (a few more where a nested message brings its own), so that a
+// request cannot make its refusal large.
+inline constexpr size_t kMaxFieldViolations = 16;
 
 // Every violation in `message` and in the messages it holds: numbers outside their range or not finite, unknown enum
 // values, too many elements, texts too short or too long. Absent optional fields are fine. `path` prefixes each field.

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/config.h"
+
+#include <arpa/inet.h>
+
+#include <map>
+#include <set>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "server/flag_table.h"
+
+extern char** environ;
+
+namespace farspan {
+namespace {
+
+constexpr absl::string_view kPrefix = "FARSPAN_";
+
+std::string EnvironmentName(absl::string_view flag_name) {
+  return absl::StrCat(kPrefix, absl::AsciiStrToUpper(absl::StrReplaceAll(flag_name, {{"-", "_"}})));
+}
+
+std::string Shown(absl::string_view value) {
+  constexpr size_t kMaxBytes = 64;
+  const std::string escaped = absl::CHexEscape(value.substr(0, kMaxBytes));
+  return absl::StrCat("\"", escaped, value.size() > kMaxBytes ? "..." : "", "\"");
+}
+
+// Fills a CommandLine; one instance for one command line.
+class CommandLineReader {
+ public:
+  explicit CommandLineReader(CommandLine* out) : out_(*out) {}
+
+  void ReadEnvironment(const Environment& environment) {
+    for (const auto& [name, value] : environment) {
+      for (const Flag& flag : FlagTable()) {
+        if (EnvironmentName(flag.name) == name) Set(flag, name, value, "environment");
+      }
+    }
+  }
+
+  void ReadArguments(const std::vector<std::string>& arguments) {
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const std::string& argument = arguments[i];
+      if (!absl::StartsWith(argument, "--")) {
+        ReadPositional(argument);
+      } else if (ReadFlag(argument, i + 1 < arguments.size() ? &arguments[i + 1] : nullptr)) {
+        ++i;
+      }
+    }
+  }
+
+  void CheckTogether() {
+    const ServerConfig& config = out_.config;
+    if (out_.action == CommandAction::kServe && config.model_path.empty() && !failed_.contains("model")) {
+      Error("--model must be given: the path of a GGUF file");
+    }
+    if (config.max_num_seqs > config.max_num_batched_tokens) {
+      Error(absl::StrCat("--max-num-seqs must not be above --max-num-batched-tokens (", config.max_num_batched_tokens,
+                         "), got ", config.max_num_seqs));
+    }
+    if (config.grpc_port != 0 && config.grpc_port == config.metrics_port) {
+      Error(absl::StrCat("--metrics-port must differ from --grpc-port, got ", config.metrics_port, " for both"));
+    }
+    if (!config.on_loopback() && !config.insecure) {
+      Error(
+          absl::StrCat("--host must be a loopback address unless --insecure is given, since connections are not "
+                       "encrypted, got ",
+                       Shown(config.host)));
+    }
+    for (const Flag& flag : FlagTable()) {
+      const auto source = sources_.find(flag.name);
+      out_.values.push_back({std::string(flag.name), flag.show(config),
+                             std::string(source == sources_.end() ? "default" : source->second)});
+    }
+  }
+
+ private:
+  void Error(std::string sentence) { out_.errors.push_back(std::move(sentence)); }
+
+  void Set(const Flag& flag, absl::string_view shown_name, absl::string_view value, absl::string_view source) {
+    const absl::Status status = flag.set(value, &out_.config);
+    if (status.ok()) {
+      sources_[flag.name] = source;
+      return;
+    }
+    failed_.insert(flag.name);
+    Error(absl::StrCat(shown_name, " ", status.message(), ", got ", Shown(value)));
+  }
+
+  void ReadPositional(const std::string& argument) {
+    if (argument == "-h") {
+      out_.action = CommandAction::kHelp;
+    } else if (absl::StartsWith(argument, "-")) {
+      Error(absl::StrCat("flags begin with two hyphens, got ", Shown(argument)));
+    } else if (model_seen_) {
+      Error(absl::StrCat("the model is given twice, the second time as ", Shown(argument)));
+    } else {
+      model_seen_ = true;
+      Set(*FindFlag("model"), "--model", argument, "flag");
+    }
+  }
+
+  // True when `next` was taken as the flag's value.
+  bool ReadFlag(absl::string_view argument, const std::string* next) {
+    absl::string_view name = argument.substr(2);
+    std::optional<absl::string_view> value;
+    if (const size_t equals = name.find('='); equals != absl::string_view::npos) {
+      value = name.substr(equals + 1);
+      name = name.substr(0, equals);
+    }
+    if (!value && ReadAction(name)) return false;
+    const Flag* flag = FindFlag(name);
+    if (flag != nullptr && flag->is_switch()) {
+      Set(*flag, absl::StrCat("--", flag->name), value.value_or("true"), "flag");
+      return false;
+    }
+    if (flag == nullptr) return ReadNegatedOrUnknown(name, value, next);
+    if (flag->name == "model") model_seen_ = true;
+    if (value || next != nullptr) {
+      Set(*flag, absl::StrCat("--", flag->name), value ? *value : absl::string_view(*next), "flag");
+    } else {
+      failed_.insert(flag->name);
+      Error(absl::StrCat("--", flag->name, " needs a value: ", flag->value_name));
+    }
+    return !value && next != nullptr;
+  }
+
+  bool ReadAction(absl::string_view name) {
+    const std::string hyphenated = absl::StrReplaceAll(name, {{"_", "-"}});
+    if (hyphenated == "help")
+      out_.action = CommandAction::kHelp;
+    else if (hyphenated == "version")
+      out_.action = CommandAction::kVersion;
+    else if (hyphenated == "print-config")
+      out_.action = CommandAction::kPrintConfig;
+    else
+      return false;
+    return true;
+  }
+
+  bool ReadNegatedOrUnknown(absl::string_view name, std::optional<absl::string_view> value, const std::string* next) {
+    absl::string_view positive = name;
+    if (absl::ConsumePrefix(&positive, "no-") || absl::ConsumePrefix(&positive, "no_")) {
+      const Flag* flag = FindFlag(positive);
+      if (flag != nullptr && flag->is_switch() && !value) {
+        Set(*flag, absl::StrCat("--", name), "false", "flag");
+        return false;
+      }
+    }
+    const absl::string_view closest = ClosestFlagName(name);
+    Error(absl::StrCat("unknown flag ", Shown(absl::StrCat("--", name)),
+                       closest.empty() ? "; --help lists all" : absl::StrCat("; did you mean --", closest, "?")));
+    return !value && next != nullptr && !absl::StartsWith(*next, "-");
+  }
+
+  CommandLine& out_;
+  bool model_seen_ = false;
+  std::map<absl::string_view, absl::string_view> sources_;
+  std::set<absl::string_view> failed_;
+};
+
+}  // namespace
+
+ServerConfig::ServerConfig() { attention_policy.mutable_dense(); }
+
+bool ServerConfig::on_loopback() const {
+  in_addr address{};
+  if (inet_pton(AF_INET, host.c_str(), &address) == 1) return (ntohl(address.s_addr) >> 24) == 127;
+  return host == "localhost" || host == "::1";
+}
+
+CommandLine ParseCommandLine(const std::vector<std::string>& arguments, const Environment& environment) {
+  CommandLine line;
+  CommandLineReader reader(&line);
+  reader.ReadEnvironment(environment);
+  reader.ReadArguments(arguments);
+  reader.CheckTogether();
+  return line;
+}
+
+Environment ProcessEnvironment() {
+  Environment variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const absl::string_view text(*entry);
+    const size_t equals = text.find('=');
+    if (!absl::StartsWith(text, kPrefix) || equals == absl::string_view::npos) continue;
+    variables.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return variables;
+}
+
+std::string HelpText() {
+  std::string text =
+      "farspan-server: serves a language model over gRPC, with a long-context attention policy for each request.\n"
+      "\nUsage: farspan-server --model PATH [flags]\n\n"
+      "Each flag can also be set in the environment: --max-num-seqs as FARSPAN_MAX_NUM_SEQS. Flags come before the\n"
+      "environment. Underscores are taken as hyphens; a switch is turned off by --no-NAME.\n\n";
+  const ServerConfig defaults;
+  for (const Flag& flag : FlagTable()) {
+    const std::string shown = flag.show(defaults);
+    absl::StrAppend(&text, "  --", flag.name, flag.is_switch() ? "" : " ", flag.value_name, "\n      ", flag.doc);
+    absl::StrAppend(&text, shown.empty() ? "" : absl::StrCat(" [", shown, "]"), "\n");
+  }
+  absl::StrAppend(&text,
+                  "  --print-config\n      Prints the effective settings with their sources, and ends.\n"
+                  "  --version\n      Prints the version, and ends.\n  --help\n      Prints this text, and ends.\n\n"
+                  "Exit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags; 70 internal error or a\n"
+                  "port in use; 75 device lost; 78 the model file cannot be served.\n");
+  return text;
+}
+
+std::string ConfigText(const std::vector<ConfigValue>& values) {
+  std::string text;
+  for (const ConfigValue& value : values) {
+    absl::StrAppend(&text, value.name, " = ", value.value, "  # ", value.source, "\n");
+  }
+  return text;
+}
+
+}  // namespace farspan

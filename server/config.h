@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The server's settings: what they are, and how flags and environment become them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/base/model_shape.h"
+#include "farspan/v1/attention.pb.h"
+
+namespace farspan {
+
+enum class CpuIsaChoice : uint8_t { kAuto, kPortable, kAvx2 };
+enum class MetricsCompat : uint8_t { kVllm, kOff };
+enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
+
+// Immutable once parsed. A value is only ever changed through the flag table.
+struct ServerConfig {
+  std::string model_path;
+  std::string served_model_name;  // empty: the model file's name without its extension
+  std::string host = "127.0.0.1";
+  int64_t grpc_port = 50051;             // 0 takes a free port
+  int64_t metrics_port = 8002;           // 0 takes a free port
+  std::optional<int64_t> max_model_len;  // absent: the model's context
+  int64_t max_num_seqs = 64;
+  int64_t max_num_batched_tokens = 512;
+  int64_t max_num_queued_reqs = 256;
+  std::optional<int64_t> max_num_queued_tokens;  // absent: 8 contexts
+  std::optional<int64_t> kv_cache_bytes;         // absent: 4 contexts, at most a quarter of the memory
+  KvDtype kv_cache_dtype = KvDtype::kBf16;
+  int64_t block_size = 32;         // tokens of a KV page
+  std::optional<int64_t> threads;  // absent: physical cores that this process may use
+  CpuIsaChoice cpu_isa = CpuIsaChoice::kAuto;
+  v1::AttentionSpec attention_policy;
+  bool insecure = false;
+  int64_t max_request_bytes = 4 << 20;
+  int64_t max_request_seconds = 600;  // for calls without a deadline; 0 has no limit
+  int64_t text_threads = 2;
+  int64_t keepalive_time_seconds = 30;
+  int64_t keepalive_timeout_seconds = 10;
+  int64_t max_connections = 2048;
+  int64_t max_connections_per_address = 256;
+  int64_t max_streams_per_connection = 128;
+  int64_t drain_notice_seconds = 5;
+  int64_t drain_timeout_seconds = 45;
+  LogLevel log_level = LogLevel::kInfo;
+  std::optional<bool> reflection;  // absent: on loopback only
+  MetricsCompat metrics_compat = MetricsCompat::kVllm;
+
+  bool on_loopback() const;
+  bool serves_reflection() const { return reflection.value_or(on_loopback()); }
+
+  ServerConfig();
+};
+
+// One setting as it will be used.
+struct ConfigValue {
+  std::string name;
+  std::string value;
+  std::string source;  // "default", "environment" or "flag"
+};
+
+enum class CommandAction : uint8_t { kServe, kHelp, kVersion, kPrintConfig };
+
+// What a command line asks for. `errors` holds one sentence for each mistake found in it and in the environment; the
+// rest is complete only if there is none.
+struct CommandLine {
+  CommandAction action = CommandAction::kServe;
+  ServerConfig config;
+  std::vector<ConfigValue> values;
+  std::vector<std::string> errors;
+};
+
+// The environment's variables that begin with FARSPAN_, as (name, value).
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
+// Flags before environment before defaults. `arguments` is without the program's name.
+CommandLine ParseCommandLine(const std::vector<std::string>& arguments, const Environment& environment);
+
+Environment ProcessEnvironment();
+
+std::string HelpText();
+// One setting a line: `name = value  # source`.
+std::string ConfigText(const std::vector<ConfigValue>& values);
+
+}  // namespace farspan

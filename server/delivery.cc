@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/delivery.h"
+
+#include <utility>
+
+namespace farspan {
+
+DeliverySink::DeliverySink(Delivery* delivery, std::unique_ptr<GenerationStream> stream)
+    : delivery_(delivery), stream_(std::move(stream)) {}
+
+void DeliverySink::OnEvent(OutputEvent event) {
+  {
+    MutexLock lock(&mutex_);
+    events_.push_back(std::move(event));
+    if (std::exchange(scheduled_, true)) return;
+  }
+  delivery_->Schedule(shared_from_this());
+}
+
+void DeliverySink::SetHandle(std::shared_ptr<RequestHandle> handle) {
+  std::optional<CancelReason> cancelled;
+  {
+    MutexLock lock(&mutex_);
+    handle_ = handle;
+    cancelled = cancelled_;
+  }
+  if (cancelled) handle->Cancel(*cancelled);
+}
+
+void DeliverySink::Cancel(CancelReason reason) {
+  std::shared_ptr<RequestHandle> handle;
+  {
+    MutexLock lock(&mutex_);
+    if (!cancelled_) cancelled_ = reason;
+    handle = handle_;
+  }
+  if (handle) handle->Cancel(reason);
+}
+
+void DeliverySink::Deliver() {
+  std::vector<OutputEvent> events;
+  {
+    MutexLock lock(&mutex_);
+    events = std::exchange(events_, {});
+    scheduled_ = false;
+  }
+  for (const OutputEvent& event : events) {
+    stream_->OnEvent(event, [this] { Cancel(CancelReason::kStopString); });
+  }
+}
+
+Delivery::Delivery(std::function<void()> on_tick)
+    : on_tick_(std::move(on_tick)), thread_([this]() noexcept { Run(); }) {}
+
+Delivery::~Delivery() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  changed_.NotifyAll();
+  thread_.join();
+}
+
+void Delivery::Schedule(std::shared_ptr<DeliverySink> sink) {
+  {
+    MutexLock lock(&mutex_);
+    ready_.push_back(std::move(sink));
+  }
+  changed_.NotifyOne();
+}
+
+void Delivery::Run() {
+  constexpr std::chrono::seconds kTick(1);
+  SteadyTime next_tick = std::chrono::steady_clock::now() + kTick;
+  while (true) {
+    std::shared_ptr<DeliverySink> sink;
+    {
+      MutexLock lock(&mutex_);
+      while (ready_.empty() && !stopping_ && std::chrono::steady_clock::now() < next_tick) {
+        changed_.WaitUntil(&mutex_, next_tick);
+      }
+      if (!ready_.empty()) {
+        sink = std::move(ready_.front());
+        ready_.pop_front();
+      } else if (stopping_) {
+        return;
+      }
+    }
+    if (sink) sink->Deliver();
+    if (std::chrono::steady_clock::now() >= next_tick) {
+      on_tick_();
+      next_tick = std::chrono::steady_clock::now() + kTick;
+    }
+  }
+}
+
+}  // namespace farspan

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every call needs, passed as one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <grpcpp/grpcpp.h>
+
+#include "server/admission_gate.h"
+#include "server/call_registry.h"
+#include "server/config.h"
+#include "server/delivery.h"
+#include "server/served_model.h"
+#include "server/server_metrics.h"
+#include "server/text_pool.h"
+
+namespace farspan {
+
+// Immutable; the parts are thread-safe and outlive every call.
+struct ServingContext {
+  const ServerConfig* config = nullptr;
+  std::vector<ConfigValue> config_values;
+  ServedModel* model = nullptr;
+  AdmissionGate* gate = nullptr;
+  CallRegistry* calls = nullptr;
+  TextPool* text_pool = nullptr;
+  Delivery* delivery = nullptr;
+  ServerMetrics* metrics = nullptr;
+};
+
+// Unique in this process and over restarts, for logs and errors.
+std::string NewRequestId();
+
+// The call's deadline on the monotonic clock; without one, `max_request_seconds` from now.
+bool HasDeadline(const grpc::CallbackServerContext& context);
+SteadyTime DeadlineOf(const grpc::CallbackServerContext& context, const ServerConfig& config);
+
+// INVALID_ARGUMENT when a request message is above max_request_bytes.
+absl::Status CheckRequestSize(int64_t bytes, const ServerConfig& config);
+
+// Hands a parsed request to the engine; its events go to `listener`. On failure the listener is never called, and the
+// status says what the error contract says.
+absl::StatusOr<std::shared_ptr<DeliverySink>> StartGeneration(ParsedGeneration generation,
+                                                              std::shared_ptr<GenerationListener> listener,
+                                                              const ServingContext& serving);
+
+}  // namespace farspan

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The writing half of a server-streaming call: one write in flight, and what comes meanwhile is merged, so that a slow
+// reader costs memory bounded by what its request may generate, and no thread.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <grpcpp/grpcpp.h>
+
+#include "absl/status/status.h"
+#include "engine/base/mutex.h"
+#include "server/call_registry.h"
+#include "server/status_grpc.h"
+
+namespace farspan {
+
+inline constexpr int64_t kUnreadLimitBytes = 64 << 10;
+inline constexpr std::chrono::seconds kUnreadLimitTime{30};
+
+// Thread-safe. Derived classes keep themselves alive with a shared_ptr that they drop in OnClosed().
+template <typename Response>
+class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledCheck {
+ public:
+  explicit StreamReactor(grpc::CallbackServerContext* context) : context_(context) {}
+
+  // Dropped after End() and once the client is gone.
+  void Push(Response response) {
+    MutexLock lock(&mutex_);
+    if (end_status_ || broken_) return;
+    const int64_t bytes = static_cast<int64_t>(response.ByteSizeLong());
+    unread_bytes_ += bytes;
+    // Messages stay below what a client accepts, whatever waits.
+    if (pending_.empty() || back_bytes_ + bytes > kUnreadLimitBytes || !TryMerge(&pending_.back(), response)) {
+      pending_.push_back(std::move(response));
+      back_bytes_ = bytes;
+    } else {
+      back_bytes_ += bytes;
+    }
+    StartNext();
+  }
+
+  // The status follows what is still to be written. The first call counts.
+  void End(absl::Status status) {
+    MutexLock lock(&mutex_);
+    if (end_status_) return;
+    end_status_ = std::move(status);
+    StartNext();
+  }
+
+  void EndIfStalled(SteadyTime now) override {
+    {
+      MutexLock lock(&mutex_);
+      if (!in_flight_ || unread_bytes_ < kUnreadLimitBytes || now - write_started_ < kUnreadLimitTime) return;
+    }
+    // A status would have to wait behind the text that nobody reads.
+    context_->TryCancel();
+  }
+
+  void OnWriteDone(bool ok) final {
+    MutexLock lock(&mutex_);
+    in_flight_.reset();
+    unread_bytes_ = pending_.empty() ? 0 : unread_bytes_ - in_flight_bytes_;
+    if (!ok) {
+      broken_ = true;
+      pending_.clear();
+    }
+    StartNext();
+  }
+
+  void OnDone() final { OnClosed(); }
+
+ protected:
+  // Folds `next` into `back`, which has not been sent; false when they must stay apart.
+  virtual bool TryMerge(Response* back, Response& next) = 0;
+  // The call is over for gRPC; nothing of it may be used after.
+  virtual void OnClosed() = 0;
+
+  grpc::CallbackServerContext* context() const { return context_; }
+
+ private:
+  void StartNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (in_flight_ || finished_) return;
+    if (!pending_.empty()) {
+      in_flight_ = std::move(pending_.front());
+      pending_.pop_front();
+      in_flight_bytes_ = static_cast<int64_t>(in_flight_->ByteSizeLong());
+      write_started_ = std::chrono::steady_clock::now();
+      this->StartWrite(&*in_flight_);
+    } else if (end_status_) {
+      finished_ = true;
+      if (const std::optional<int64_t> pushback = RetryPushbackMilliseconds(*end_status_)) {
+        context_->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(*pushback));
+      }
+      this->Finish(ToGrpcStatus(*end_status_));
+    }
+  }
+
+  grpc::CallbackServerContext* const context_;
+  Mutex mutex_;
+  std::deque<Response> pending_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Response> in_flight_ ABSL_GUARDED_BY(mutex_);  // gRPC reads it until OnWriteDone
+  int64_t in_flight_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t back_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // merging makes it an upper bound
+  SteadyTime write_started_ ABSL_GUARDED_BY(mutex_){};
+  std::optional<absl::Status> end_status_ ABSL_GUARDED_BY(mutex_);
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // the client is gone
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace farspan

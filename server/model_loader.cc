@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/model_loader.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/engine_factory.h"
+#include "engine/model/gguf_vocabulary.h"
+#include "engine/text/bpe.h"
+#include "server/cpu_count.h"
+#include "server/model_description.h"
+
+namespace farspan {
+namespace {
+
+constexpr int64_t kQueuedContexts = 8;
+
+// Of the file, before the engine says more of it; 0 where the file does not say.
+int64_t DeclaredContextTokens(const GgufMetadata& metadata) {
+  const absl::StatusOr<std::string_view> architecture = metadata.GetString("general.architecture");
+  if (!architecture.ok()) return 0;
+  const auto context = metadata.GetUint(std::string(*architecture) + ".context_length", 1, uint64_t{1} << 32);
+  return context.ok() ? static_cast<int64_t>(*context) : 0;
+}
+
+CpuIsa IsaOf(CpuIsaChoice choice) {
+  if (choice == CpuIsaChoice::kPortable) return CpuIsa::kPortable;
+  return choice == CpuIsaChoice::kAvx2 ? CpuIsa::kAvx2 : CpuIsa::kAuto;
+}
+
+EngineOptions OptionsOf(const ServerConfig& config, int64_t context_tokens, int64_t num_threads) {
+  EngineOptions options;
+  options.backend = {.isa = IsaOf(config.cpu_isa), .num_threads = static_cast<int>(num_threads)};
+  options.max_context_tokens = config.max_model_len.value_or(0);
+  options.page_tokens = config.block_size;
+  options.kv_dtype = config.kv_cache_dtype;
+  options.kv_cache_bytes = config.kv_cache_bytes.value_or(0);
+  options.engine.max_num_seqs = config.max_num_seqs;
+  options.engine.max_num_batched_tokens = config.max_num_batched_tokens;
+  options.engine.max_num_queued_requests = config.max_num_queued_reqs;
+  options.engine.max_num_queued_tokens = config.max_num_queued_tokens.value_or(kQueuedContexts * context_tokens);
+  return options;
+}
+
+// Refusals of an option name it; everything else is about the file.
+ExitCode CodeOf(const absl::Status& status) {
+  if (absl::IsInternal(status)) return ExitCode::kInternal;
+  for (const char* option : {"cpu_isa", "threads", "max_context_tokens", "page_tokens", "block_size", "kv_cache_bytes",
+                             "max_num_", "max_batch_rows"}) {
+    if (absl::StartsWith(status.message(), option)) return ExitCode::kUsage;
+  }
+  return absl::IsResourceExhausted(status) ? ExitCode::kInternal : ExitCode::kBadModel;
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServerConfig& config, MetricsSink* metrics) {
+  FARSPAN_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(config.model_path));
+  FARSPAN_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadGgufVocabulary(file.metadata()));
+  const std::string template_text = std::exchange(vocabulary.chat_template, "");
+  auto model = std::make_unique<ServedModel>();
+  FARSPAN_ASSIGN_OR_RETURN(model->tokenizer, CreateBpeTokenizer(std::move(vocabulary)));
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Create(template_text, *model->tokenizer);
+  if (chat_template.ok()) model->chat_template = *std::move(chat_template);
+  model->name = ServedModelName(config);
+  model->policies = BuiltinPolicies();
+  model->default_attention = config.attention_policy;
+  model->num_threads = config.threads ? *config.threads : AvailableCores();
+  const int64_t context = config.max_model_len ? *config.max_model_len : DeclaredContextTokens(file.metadata());
+  FARSPAN_ASSIGN_OR_RETURN(model->engine, CreateEngine(file, OptionsOf(config, context, model->num_threads), metrics));
+  model->shape = model->engine->shape();
+  model->system_fingerprint =
+      absl::StrCat("farspan-", kServerVersion, "-", model->engine->model_info().weights_id, "-",
+                   std::string(model->engine->backend().name()), "-", KvDtypeName(model->shape.kv_dtype));
+  return model;
+}
+
+}  // namespace
+
+std::unique_ptr<ServedModel> LoadServedModel(const ServerConfig& config, MetricsSink* metrics, LoadError* error) {
+  absl::StatusOr<std::unique_ptr<ServedModel>> model = Load(config, metrics);
+  if (model.ok()) return *std::move(model);
+  *error = {.exit_code = CodeOf(model.status()), .sentence = std::string(model.status().message())};
+  return nullptr;
+}
+
+std::string ServedModelName(const ServerConfig& config) {
+  if (!config.served_model_name.empty()) return config.served_model_name;
+  return std::filesystem::path(config.model_path).stem().string();
+}
+
+}  // namespace farspan

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exports the engine's and the server's events in Prometheus' text format: families `farspan_` by attention policy, and
+// vLLM's names, summed over policies, for dashboards that know those. Every series exists from the start; none is ever
+// made from what a client sent.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <prometheus/registry.h>
+
+#include "engine/metrics/metrics_sink.h"
+#include "server/server_metrics.h"
+
+namespace farspan {
+
+// What is fixed when serving starts.
+struct MetricsOptions {
+  std::string model_name;
+  std::vector<std::string> policies;  // the registry's names: all that a label may be
+  int64_t max_context_tokens = 0;
+  bool vllm_families = true;
+};
+
+// What is read when the metrics are, rather than counted.
+struct MetricsReadings {
+  int64_t kv_pages_used = 0;
+  int64_t kv_pages_total = 0;
+  int64_t kv_page_tokens = 0;
+  int64_t kv_page_bytes = 0;
+  int64_t requests_running = 0;
+  int64_t requests_waiting = 0;
+  int64_t calls_active = 0;
+  int64_t connections_refused = 0;
+  int64_t accept_exhausted = 0;
+  int64_t log_lines_dropped = 0;
+  int64_t weight_bytes = 0;
+};
+
+class VllmFamilies;
+class NativeFamilies;
+
+// Thread-safe. Observations take a lock for some nanoseconds at most.
+class PrometheusSink final : public MetricsSink, public ServerMetrics {
+ public:
+  PrometheusSink();
+  ~PrometheusSink() override;
+
+  // Makes every series. Before this, events are dropped; once.
+  void Open(const MetricsOptions& options);
+
+  // The page at /metrics.
+  std::string Text(const MetricsReadings& readings) const;
+
+  void OnStep(const StepEvent& event) override;
+  void OnTraffic(const TrafficEvent& event) override;
+  void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) override;
+  void OnRequestFinished(const RequestFinishedEvent& event) override;
+  void OnGauges(const EngineGauges& gauges) override;
+
+  void OnRejected(absl::string_view reason) override;
+  void OnCallStarted(absl::string_view method) override;
+  void OnCallEnded(absl::string_view method, absl::StatusCode code, SteadyDuration duration) override;
+  void OnDraining() override;
+
+ private:
+  prometheus::Registry registry_;
+  std::unique_ptr<NativeFamilies> native_;
+  std::unique_ptr<VllmFamilies> vllm_;  // null when off
+};
+
+}  // namespace farspan

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/server.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/status_macros.h"
+#include "server/server_log.h"
+
+namespace farspan {
+namespace {
+
+constexpr std::chrono::milliseconds kDrainPoll(20);
+
+SteadyTime Now() { return std::chrono::steady_clock::now(); }
+
+}  // namespace
+
+absl::StatusOr<Ports> OpenPorts(const ServerConfig& config) {
+  FARSPAN_ASSIGN_OR_RETURN(Listener grpc, Listener::Open(config.host, config.grpc_port));
+  FARSPAN_ASSIGN_OR_RETURN(Listener http, Listener::Open(config.host, config.metrics_port));
+  return Ports{std::move(grpc), std::move(http)};
+}
+
+Server::Server(const CommandLine& line, Ports ports)
+    : config_(line.config),
+      config_values_(line.values),
+      grpc_port_(ports.grpc.port()),
+      grpc_listener_(std::make_unique<Listener>(std::move(ports.grpc))),
+      http_(std::make_unique<HttpServer>(std::move(ports.http),
+                                         [this](absl::string_view path) { return Answer(path); })) {}
+
+Server::~Server() {
+  http_.reset();
+  if (!serving_.load()) return;
+  model_->engine->CancelAll();
+  calls_->WaitIdle(Now() + kCutGrace);
+  grpc_.reset();
+  text_pool_.reset();
+  // The last events of the engine still go through the delivery thread, which reads the model.
+  model_->engine.reset();
+  delivery_.reset();
+}
+
+absl::Status Server::Serve(std::unique_ptr<ServedModel> model) {
+  model_ = std::move(model);
+  Engine* const engine = model_->engine.get();
+  std::vector<std::string> policies;
+  for (const PolicyRegistration& registration : model_->policies.registrations()) {
+    policies.emplace_back(registration.traits.name);
+  }
+  metrics_.Open({.model_name = model_->name,
+                 .policies = std::move(policies),
+                 .max_context_tokens = model_->shape.max_context_tokens,
+                 .vllm_families = config_.metrics_compat == MetricsCompat::kVllm});
+  calls_ = std::make_unique<CallRegistry>(config_.max_streams_per_connection);
+  delivery_ = std::make_unique<Delivery>([calls = calls_.get()] { calls->CheckStalled(Now()); });
+  gate_ = std::make_unique<AdmissionGate>(
+      GateLimits{.max_queued_requests = engine->config().max_num_queued_requests,
+                 .max_queued_tokens = engine->config().max_num_queued_tokens},
+      [engine] {
+        const EngineStats stats = engine->stats();
+        return QueuedInEngine{.requests = stats.requests_queued, .tokens = stats.tokens_queued};
+      },
+      Clock::Real());
+  text_pool_ = std::make_unique<TextPool>(static_cast<int>(config_.text_threads),
+                                          static_cast<size_t>(config_.max_num_queued_reqs));
+  serving_context_ = {.config = &config_,
+                      .config_values = config_values_,
+                      .model = model_.get(),
+                      .gate = gate_.get(),
+                      .calls = calls_.get(),
+                      .text_pool = text_pool_.get(),
+                      .delivery = delivery_.get(),
+                      .metrics = &metrics_};
+  engine->Start();
+  serving_.store(true);
+  FARSPAN_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(std::move(*grpc_listener_), &serving_context_));
+  grpc_->SetServing(true);
+  ready_.store(true);
+  return absl::OkStatus();
+}
+
+void Server::StopBeingReady() {
+  ready_.store(false);
+  grpc_->SetServing(false);
+  gate_->BeginDrain();
+  metrics_.OnDraining();
+}
+
+ExitCode Server::Drain(OneShot* cut) {
+  StopBeingReady();
+  LogLine(LogLevel::kInfo, JsonLine("draining").Add("calls", calls_->num_calls()));
+  cut->WaitUntil(Now() + std::chrono::seconds(config_.drain_notice_seconds));
+  grpc_->StopAccepting();
+  const SteadyTime deadline = Now() + std::chrono::seconds(config_.drain_timeout_seconds);
+  bool idle = false;
+  while (!idle && !cut->is_set() && Now() < deadline) {
+    idle = calls_->WaitIdle(std::min(deadline, Now() + kDrainPoll));
+  }
+  ExitCode code = ExitCode::kDrained;
+  if (!idle && calls_->num_calls() > 0) {
+    code = ExitCode::kCut;
+    LogLine(LogLevel::kWarning, JsonLine("cut").Add("calls", calls_->num_calls()));
+    model_->engine->BeginDrain();
+    model_->engine->CancelAll();
+    calls_->WaitIdle(Now() + kCutGrace);
+  }
+  grpc_->Shutdown(Now() + kCutGrace);
+  LogLine(LogLevel::kInfo, JsonLine("drained").Add("exit_code", static_cast<int64_t>(code)));
+  return code;
+}
+
+void Server::AnnounceFault() {
+  StopBeingReady();
+  calls_->WaitIdle(Now() + kCutGrace);
+}
+
+bool Server::Stuck() const {
+  const EngineStats stats = model_->engine->stats();
+  return stats.requests_queued + stats.requests_running > 0 && Now() - stats.last_progress > kStuckStepTime;
+}
+
+MetricsReadings Server::Read() const {
+  MetricsReadings readings;
+  readings.log_lines_dropped = NumLogLinesDropped();
+  if (!serving_.load()) return readings;
+  const Engine& engine = *model_->engine;
+  const EngineStats stats = engine.stats();
+  readings.kv_pages_used = stats.kv_pages_used;
+  readings.kv_pages_total = stats.kv_pages_total;
+  readings.kv_page_tokens = engine.shape().page_tokens;
+  readings.kv_page_bytes = engine.shape().kv_bytes_per_page();
+  readings.requests_running = stats.requests_running;
+  readings.requests_waiting = stats.requests_queued;
+  readings.calls_active = calls_->num_calls();
+  readings.weight_bytes = engine.model_info().weight_bytes;
+  if (ready_.load()) {
+    readings.connections_refused = grpc_->num_connections_refused();
+    readings.accept_exhausted = grpc_->num_accept_exhausted();
+  }
+  return readings;
+}
+
+HttpReply Server::Answer(absl::string_view path) const {
+  if (path == "/metrics") {
+    return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics_.Text(Read())};
+  }
+  if (path == "/livez") {
+    if (serving_.load() && Stuck()) return {.status = 503, .body = "no step has ended for too long\n"};
+    return {.body = "ok\n"};
+  }
+  if (path == "/readyz") {
+    if (ready_.load()) return {.body = "ok\n"};
+    return {.status = 503, .body = serving_.load() ? "draining\n" : "loading\n"};
+  }
+  return {.status = 404, .body = "only /metrics, /livez and /readyz\n"};
+}
+
+}  // namespace farspan

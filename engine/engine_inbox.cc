@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine_inbox.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,8 @@ absl::Status EngineInbox::Offer(Submission submission) {
       return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", stats_.tokens_queued,
                                                        " prompt tokens wait, at most ", max_queued_tokens_, " may"));
     }
+    // Until now there was nothing to do, however long ago the last step ended.
+    if (num_live_ == 0) stats_.last_progress = std::max(stats_.last_progress, submission.request.arrival);
     ++stats_.requests_queued;
     stats_.tokens_queued += tokens;
     ++num_live_;

@@ -73,6 +73,15 @@ TEST(EngineAccountingTest, DrainingRefusesAndFinishesWhatWasAccepted) {
   EXPECT_EQ(live.output->finished()->reason, FinishReason::kLength);
 }
 
+TEST(EngineAccountingTest, IdleTimeDoesNotLookLikeLackOfProgress) {
+  EngineHarness harness;
+  harness.Generate(harness.MakeRequest(MakePrompt(4, 1), 2));
+  harness.clock().Advance(std::chrono::hours(5));
+  harness.Submit(harness.MakeRequest(MakePrompt(4, 1), 2));
+  EXPECT_EQ(harness.engine().stats().last_progress, harness.clock().Now());
+  harness.StepUntilIdle();
+}
+
 TEST(EngineAccountingTest, BytesReadAreTheTokensOfTheListsOncePerChunkAndDecodeRow) {
   EngineHarness harness({.engine = {.max_num_seqs = 1, .max_num_batched_tokens = 10}});
   const int64_t token_bytes = harness.model().shape().kv_bytes_per_token();

@@ -10,9 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from prompts import PromptText, chat_prompt
 
-THREADS = 2
+THREADS = 1
+"""One: a row of a product is summed by one thread whatever their number, and a busy machine stalls at barriers."""
+
 BATCH_TOKENS = 512
 """Logical and physical batch of every prefill: the shape of a batch changes the order of llama.cpp's sums."""
+
+
+LOGIT_ROWS = 256
+"""Rows of the vocabulary that are widened at once."""
 
 
 class LlamaCppTokenizer:
@@ -53,15 +59,32 @@ class LlamaCppModel:
             verbose=False,
         )
 
-    def logprobs(self, token_ids: list[int]) -> npt.NDArray[np.float64]:
-        """Log-probabilities of what follows each token, [tokens, vocabulary]; starts afresh."""
-        self._llama.reset()  # type: ignore[no-untyped-call]
-        self._llama.eval(token_ids)
-        return log_softmax(self._llama.scores[: len(token_ids)])
+    def prompt_logprobs(self, token_ids: list[int]) -> list[float]:
+        """Log-probability of each token but the first given those before it."""
+        self._start(token_ids)
+        chosen: list[float] = []
+        for begin in range(0, len(token_ids) - 1, LOGIT_ROWS):
+            targets = token_ids[begin + 1 : begin + 1 + LOGIT_ROWS]
+            rows = log_softmax(self._llama.scores[begin : begin + len(targets)])
+            chosen += [float(row[target]) for row, target in zip(rows, targets, strict=True)]
+        return chosen
+
+    def next_logprobs(self, token_ids: list[int]) -> npt.NDArray[np.float64]:
+        """Log-probabilities of what follows a prompt, [vocabulary]."""
+        self._start(token_ids)
+        return self._last_logprobs()
 
     def append(self, token_id: int) -> npt.NDArray[np.float64]:
         """Log-probabilities of what follows one more token, [vocabulary]."""
         self._llama.eval([token_id])
+        return self._last_logprobs()
+
+    def _start(self, token_ids: list[int]) -> None:
+        """Forgets everything before and runs a prompt."""
+        self._llama.reset()  # type: ignore[no-untyped-call]
+        self._llama.eval(token_ids)
+
+    def _last_logprobs(self) -> npt.NDArray[np.float64]:
         return np.asarray(log_softmax(self._llama.scores[self._llama.n_tokens - 1][None])[0])
 
 

@@ -96,27 +96,59 @@ LOGPROB_PROMPTS = (
     PromptText("multilingual", "own text in thirteen languages and signs", MULTILINGUAL),
 )
 
-GREEDY_PROMPTS = (
-    PromptText("chat_sky", "chat", "Why is the sky blue? Explain it to a child.", chat=True),
-    PromptText("chat_bread", "chat", "How do I bake a simple loaf of bread without a mixer?", chat=True),
-    PromptText("chat_prime", "chat", "Write a Python function that tells whether a number is prime.", chat=True),
-    PromptText("chat_letter", "chat", "Write a short letter to a friend who has moved to another country.", chat=True),
-    PromptText("chat_history", "chat", "What were the main causes of the French Revolution?", chat=True),
-    PromptText("chat_list", "chat", "List seven things to pack for a winter hike.", chat=True),
-    PromptText("chat_story", "chat", "Tell me a story about a lighthouse keeper and a whale.", chat=True),
-    PromptText(
-        "chat_water", "chat", "Describe the water cycle in detail, from the sea to the clouds and back.", chat=True
-    ),
-    PromptText("chat_french", "chat", "Explique la photosynthèse en français, s'il te plaît.", chat=True),
-    PromptText("chat_summary", "chat", "Summarise this text:\n\n" + licence("BSD"), chat=True),
-    PromptText("raw_gpl", "GPL-3, characters 0 to 2000", licence("GPL-3", 0, 2000)),
-    PromptText("raw_apache", "Apache-2.0, characters 3000 to 5500", licence("Apache-2.0", 3000, 5500)),
-    PromptText("raw_mpl", "MPL-2.0, characters 1000 to 6000", licence("MPL-2.0", 1000, 6000)),
-    PromptText("raw_artistic", "Artistic, characters 500 to 1500", licence("Artistic", 500, 1500)),
-    PromptText("raw_story", "own text", "Once upon a time, in a village at the foot of a mountain, there lived"),
-    PromptText("raw_science", "own text", "The second law of thermodynamics states that"),
-    PromptText("raw_code", "own text", "def fibonacci(n: int) -> int:\n    "),
-    PromptText("raw_digits", "own text", "1, 1, 2, 3, 5, 8, 13, 21, 34,"),
-    PromptText("raw_german", "own text", "Die Hauptstadt von Deutschland ist"),
-    PromptText("raw_one_word", "own text", "Photosynthesis"),
+GREEDY_QUESTIONS = (
+    "Why is the sky blue? Explain it to a child.",
+    "How do I bake a simple loaf of bread without a mixer?",
+    "Write a Python function that tells whether a number is prime.",
+    "Write a short letter to a friend who has moved to another country.",
+    "What were the main causes of the French Revolution?",
+    "List seven things to pack for a winter hike.",
+    "Tell me a story about a lighthouse keeper and a whale.",
+    "Describe the water cycle in detail, from the sea to the clouds and back.",
+    "Explique la photosynthèse en français, s'il te plaît.",
+    "Summarise this text:\n\n" + licence("BSD"),
+    "What is machine learning?",
+    "How does a refrigerator keep food cold?",
+    "Write a Python function that reverses a string.",
+    "Explain the difference between a virus and a bacterium.",
+    "What are the benefits of regular exercise?",
+    "How do vaccines work?",
+    "Write a SQL query that counts the orders of each customer.",
+    "Give me five tips for a job interview.",
+    "What is the theory of relativity?",
+    "How do I change a flat tyre on a bicycle?",
+    "Write a haiku about autumn, then explain it line by line.",
+    "Who was Marie Curie and why is she remembered?",
 )
+"""In the chat template with the default system prompt."""
+
+GREEDY_TEXTS = (
+    ("GPL-3, characters 0 to 2000", licence("GPL-3", 0, 2000)),
+    ("Apache-2.0, characters 3000 to 5500", licence("Apache-2.0", 3000, 5500)),
+    ("MPL-2.0, characters 1000 to 2500", licence("MPL-2.0", 1000, 2500)),
+    ("Artistic, characters 500 to 1500", licence("Artistic", 500, 1500)),
+    ("LGPL-2.1, characters 0 to 3000", licence("LGPL-2.1", 0, 3000)),
+    ("GFDL-1.3, characters 2000 to 3000", licence("GFDL-1.3", 2000, 3000)),
+    ("CC0-1.0, characters 0 to 1500", licence("CC0-1.0", 0, 1500)),
+    ("own text", "Once upon a time, in a village at the foot of a mountain, there lived"),
+    ("own text", "The second law of thermodynamics states that"),
+    ("own text", "def fibonacci(n: int) -> int:\n    "),
+    ("own text", "1, 1, 2, 3, 5, 8, 13, 21, 34,"),
+    ("own text", "Die Hauptstadt von Deutschland ist"),
+    ("own text", "Photosynthesis"),
+    ("own text", "Monday, Tuesday, Wednesday,"),
+    ("own text", "#include <stdio.h>\n\nint main(void) {\n"),
+    ("own text", "import numpy as np\n\n\ndef softmax(x):\n"),
+    ("own text", "| country | capital |\n|---|---|\n| France | Paris |\n| Italy | Rome |\n"),
+    ("own text", "one two three four five six seven eight nine ten one two three four five six seven eight"),
+    ("own text", "Water boils at 100 degrees Celsius. Water freezes at 0 degrees Celsius. Water boils at"),
+    ("own text", "def add(a, b):\n    return a + b\n\n\ndef subtract(a, b):\n    return a - b\n\n\ndef multiply("),
+    ("own text", '{"name": "Anna", "age": 31}\n{"name": "Ben", "age": 28}\n{"name": "Carla", "age":'),
+    ("own text", "A B C D E F G H I J"),
+)
+"""Plain text to continue."""
+
+GREEDY_PROMPTS = tuple(
+    PromptText(f"chat_{number:02}", "chat template, own text", text, chat=True)
+    for number, text in enumerate(GREEDY_QUESTIONS, 1)
+) + tuple(PromptText(f"raw_{number:02}", source, text) for number, (source, text) in enumerate(GREEDY_TEXTS, 1))

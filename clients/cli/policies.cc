@@ -26,8 +26,9 @@ std::string Capabilities(const v1::AttentionPolicyInfo& policy) {
     facts.push_back("reads everything");
   }
   facts.push_back(policy.evicts() ? "frees KV pages while it runs" : "keeps all KV pages");
-  if (policy.granularity() == v1::ATTENTION_GRANULARITY_TOKEN) facts.push_back("chooses single tokens");
-  if (policy.granularity() == v1::ATTENTION_GRANULARITY_BLOCK) facts.push_back("chooses blocks");
+  const bool chooses = policy.sparse_prefill() || policy.sparse_decode();
+  if (chooses && policy.granularity() == v1::ATTENTION_GRANULARITY_TOKEN) facts.push_back("chooses single tokens");
+  if (chooses && policy.granularity() == v1::ATTENTION_GRANULARITY_BLOCK) facts.push_back("chooses blocks");
   facts.push_back(absl::StrCat("version ", policy.version()));
   if (!policy.supported()) facts.push_back("NOT SUPPORTED on this server's device");
   return absl::StrJoin(facts, "; ");

@@ -77,6 +77,12 @@ TEST_F(LookupCommandsTest, InfoShowsModelMemoryAndSettings) {
 
 TEST_F(LookupCommandsTest, PoliciesShowsOptionsWithTheirRules) {
   server_.handlers().policies = [](v1::ListAttentionPoliciesResponse* response) {
+    v1::AttentionPolicyInfo* dense = response->add_policies();
+    dense->set_name("dense");
+    dense->set_summary("Reads all.");
+    dense->set_granularity(v1::ATTENTION_GRANULARITY_TOKEN);
+    dense->set_version(1);
+    dense->set_supported(true);
     v1::AttentionPolicyInfo* window = response->add_policies();
     window->set_name("window");
     window->set_summary("Sinks and a recent window.");
@@ -97,6 +103,10 @@ TEST_F(LookupCommandsTest, PoliciesShowsOptionsWithTheirRules) {
   };
   const CliResult result = Run({"policies"});
   EXPECT_EQ(result.out,
+            "dense\n"
+            "  Reads all.\n"
+            "  reads everything; keeps all KV pages; version 1\n"
+            "\n"
             "window\n"
             "  Sinks and a recent window.\n"
             "  StreamingLLM, arXiv:2309.17453\n"
@@ -104,7 +114,7 @@ TEST_F(LookupCommandsTest, PoliciesShowsOptionsWithTheirRules) {
             "  SUPPORTED on this server's device\n"
             "  window_tokens\n"
             "      Most recent tokens. [int64; in tokens; from 1; up to 16777216; default 1024]\n");
-  EXPECT_EQ(Json::parse(Run({"policies", "--json"}).out)["policies"][0]["name"], "window");
+  EXPECT_EQ(Json::parse(Run({"policies", "--json"}).out)["policies"][1]["name"], "window");
 }
 
 TEST_F(LookupCommandsTest, HealthIsTheExitCode) {

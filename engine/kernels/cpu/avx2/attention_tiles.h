@@ -49,18 +49,25 @@ template <int kQueries, int kVectors, typename Element>
 static inline void AddValues(const float* weights, int64_t weight_stride, const Element* values, int64_t head_dim,
                              TokenSpan span, float* out, int64_t out_stride) {
   __m256 sums[kQueries][kVectors];
+  FARSPAN_UNROLL
   for (int q = 0; q < kQueries; ++q) {
+    FARSPAN_UNROLL
     for (int v = 0; v < kVectors; ++v) sums[q][v] = _mm256_loadu_ps(out + q * out_stride + v * kLanes);
   }
   for (int64_t token = span.begin; token < span.end; ++token) {
     __m256 weight[kQueries];
+    FARSPAN_UNROLL
     for (int q = 0; q < kQueries; ++q) weight[q] = _mm256_broadcast_ss(weights + q * weight_stride + token);
+    FARSPAN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const __m256 value = LoadLanes(values + token * head_dim + v * kLanes);
+      FARSPAN_UNROLL
       for (int q = 0; q < kQueries; ++q) sums[q][v] = _mm256_fmadd_ps(weight[q], value, sums[q][v]);
     }
   }
+  FARSPAN_UNROLL
   for (int q = 0; q < kQueries; ++q) {
+    FARSPAN_UNROLL
     for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(out + q * out_stride + v * kLanes, sums[q][v]);
   }
 }

@@ -19,76 +19,80 @@ struct BlockValues {
   __m256 v[4];
 };
 
-static inline uint32_t LoadBits32(const uint8_t* bytes) {
-  uint32_t bits;
-  std::memcpy(&bits, bytes, sizeof(bits));
-  return bits;
+static inline __m256 WidenSignedBytes(const uint8_t* bytes) {
+  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
 }
 
-static inline __m256 BroadcastHalf(const uint8_t* bytes) {
-  uint16_t bits;
-  std::memcpy(&bits, bytes, sizeof(bits));
-  return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+// scale * q + min of 32 nibbles.
+static inline BlockValues WidenNibbles(const uint8_t* nibbles, __m256 scale, __m256 min) {
+  BlockValues values;
+  for (int half = 0; half < 2; ++half) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(nibbles + 8 * half));
+    const __m256i bytes = _mm256_cvtepu8_epi32(eight);
+    const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi32(0x0f)), high = _mm256_srli_epi32(bytes, 4);
+    values.v[half] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(low), min);
+    values.v[2 + half] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(high), min);
+  }
+  return values;
 }
 
-struct Nibbles {
-  __m128i low;   // values 0 to 15
-  __m128i high;  // values 16 to 31
-};
-
-static inline Nibbles SplitNibbles(const uint8_t* bytes) {
-  const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
-  const __m128i mask = _mm_set1_epi8(0x0f);
-  return {_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask)};
-}
-
-static inline __m256 WidenSigned(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)); }
-
+// kHalves is how many half floats open a block; Load takes them as float32, converted beforehand by LoadScales.
 template <WeightType kType>
 struct QuantBlock;
 
 template <>
 struct QuantBlock<WeightType::kQ4_0> {
-  static constexpr int64_t kBytes = kQ40BlockBytes;
-  static inline BlockValues Load(const uint8_t* block) {
-    const __m256 scale = BroadcastHalf(block);
-    const Nibbles q = SplitNibbles(block + 2);
-    const __m128i low = _mm_sub_epi8(q.low, _mm_set1_epi8(8)), high = _mm_sub_epi8(q.high, _mm_set1_epi8(8));
-    return {{_mm256_mul_ps(scale, WidenSigned(low)), _mm256_mul_ps(scale, WidenSigned(_mm_srli_si128(low, 8))),
-             _mm256_mul_ps(scale, WidenSigned(high)), _mm256_mul_ps(scale, WidenSigned(_mm_srli_si128(high, 8)))}};
+  static constexpr int64_t kBytes = kQ40BlockBytes, kHalves = 1;
+  static inline BlockValues Load(const uint8_t* block, const float* scale) {
+    const __m256 scales = _mm256_broadcast_ss(scale);
+    return WidenNibbles(block + 2, scales, _mm256_mul_ps(scales, _mm256_set1_ps(-8.0f)));
   }
 };
 
 template <>
 struct QuantBlock<WeightType::kQ4_1> {
-  static constexpr int64_t kBytes = kQ41BlockBytes;
-  static inline BlockValues Load(const uint8_t* block) {
-    const __m128 scale_and_min = _mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int>(LoadBits32(block))));
-    const __m256 scale = _mm256_broadcastss_ps(scale_and_min);
-    const __m256 min = _mm256_broadcastss_ps(_mm_movehdup_ps(scale_and_min));
-    const Nibbles q = SplitNibbles(block + 4);
-    return {{_mm256_fmadd_ps(scale, WidenSigned(q.low), min),
-             _mm256_fmadd_ps(scale, WidenSigned(_mm_srli_si128(q.low, 8)), min),
-             _mm256_fmadd_ps(scale, WidenSigned(q.high), min),
-             _mm256_fmadd_ps(scale, WidenSigned(_mm_srli_si128(q.high, 8)), min)}};
+  static constexpr int64_t kBytes = kQ41BlockBytes, kHalves = 2;
+  static inline BlockValues Load(const uint8_t* block, const float* scale_and_min) {
+    return WidenNibbles(block + 4, _mm256_broadcast_ss(scale_and_min), _mm256_broadcast_ss(scale_and_min + 1));
   }
 };
 
 template <>
 struct QuantBlock<WeightType::kQ8_0> {
-  static constexpr int64_t kBytes = kQ80BlockBytes;
-  static inline BlockValues Load(const uint8_t* block) {
-    const __m256 scale = BroadcastHalf(block);
+  static constexpr int64_t kBytes = kQ80BlockBytes, kHalves = 1;
+  static inline BlockValues Load(const uint8_t* block, const float* scale) {
     BlockValues values;
+    FARSPAN_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + 8 * i));
-      values.v[i] = _mm256_mul_ps(scale, WidenSigned(q));
+      values.v[i] = _mm256_mul_ps(_mm256_broadcast_ss(scale), WidenSignedBytes(block + 2 + 8 * i));
     }
     return values;
   }
 };
 
-// out[i] = weight[row][i] for i < columns, zeros up to the next multiple of 8.
-void DequantizeRow(const WeightView& weight, int64_t row, float* out);
+// Room for the half floats of `num_blocks` blocks of any type.
+static inline int64_t ScaleFloats(int64_t num_blocks) { return RoundUpToLanes(2 * num_blocks); }
+
+// The half floats of consecutive blocks, in order: eight are converted at once, where a block alone would waste most of
+// the conversion. `scales` holds ScaleFloats(num_blocks).
+template <WeightType kType>
+static inline void LoadScales(const uint8_t* blocks, int64_t num_blocks, float* scales) {
+  constexpr int64_t kHalves = QuantBlock<kType>::kHalves;
+  const int64_t num_halves = RoundUpToLanes(num_blocks * kHalves);
+  uint16_t* halves = reinterpret_cast<uint16_t*>(scales + num_halves) - num_halves;
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    std::memcpy(halves + block * kHalves, blocks + block * QuantBlock<kType>::kBytes, kHalves * sizeof(uint16_t));
+  }
+  // In place: the halves lie at the end, and each store ends before the next load begins.
+  for (int64_t i = 0; i < num_halves; i += kLanes) {
+    const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i));
+    _mm256_storeu_ps(scales + i, _mm256_cvtph_ps(eight));
+  }
+}
+
+// out[i] = weight[row][i] for i < columns, zeros up to the next multiple of 8. `scales` holds
+// ScaleFloats(columns / 32).
+void DequantizeRow(const WeightView& weight, int64_t row, float* scales, float* out);
 
 }  // namespace farspan::kernels::avx2

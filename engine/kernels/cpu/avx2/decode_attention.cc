@@ -27,8 +27,9 @@ struct Walk {
   int64_t turned_cap;  // kNoQueryCap while turned_q holds nothing
   double* cap_cos_sin;
   float* turn;
-  float* scores;  // [group][padded_tokens]
-  float* out;     // [group][partial stride], the partials themselves
+  float* scores;          // [group][padded_tokens]
+  const void* next_page;  // K of the page that follows in the list, or null
+  float* out;             // [group][partial stride], the partials themselves
   int64_t out_stride;
   SoftmaxSums sums[kMaxGroup];
 };
@@ -68,24 +69,47 @@ template <int kHeads, int kTokens, typename Element>
 inline void ScoreTile(const float* q, const Element* keys, int64_t head_dim, float scale, float* scores,
                       int64_t score_stride) {
   __m256 sums[kHeads][kTokens];
+  FARSPAN_UNROLL
   for (int h = 0; h < kHeads; ++h) {
+    FARSPAN_UNROLL
     for (int t = 0; t < kTokens; ++t) sums[h][t] = _mm256_setzero_ps();
   }
   for (int64_t d = 0; d < head_dim; d += kLanes) {
     __m256 query[kHeads];
+    FARSPAN_UNROLL
     for (int h = 0; h < kHeads; ++h) query[h] = _mm256_loadu_ps(q + h * head_dim + d);
+    FARSPAN_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       const __m256 key = LoadLanes(keys + t * head_dim + d);
+      FARSPAN_UNROLL
       for (int h = 0; h < kHeads; ++h) sums[h][t] = _mm256_fmadd_ps(query[h], key, sums[h][t]);
     }
   }
+  FARSPAN_UNROLL
   for (int h = 0; h < kHeads; ++h) {
     if constexpr (kTokens == 4) {
       const __m128 four = SumLanes4(sums[h][0], sums[h][1], sums[h][2], sums[h][3]);
       _mm_storeu_ps(scores + h * score_stride, _mm_mul_ps(four, _mm_set1_ps(scale)));
     } else {
+      FARSPAN_UNROLL
       for (int t = 0; t < kTokens; ++t) scores[h * score_stride + t] = SumLanes(sums[h][t]) * scale;
     }
+  }
+}
+
+// Asks for four tokens of K and V of the page after this one. Pages lie scattered and hardware prefetchers stop at
+// their borders; asked for all at once, the lines would fill every miss buffer and stall this page's loads.
+template <typename Element>
+inline void PrefetchNextPage(const Walk& walk, int64_t token) {
+  constexpr int64_t kLineBytes = 64;
+  if (walk.next_page == nullptr) return;
+  const Element* keys = static_cast<const Element*>(walk.next_page) + token * walk.head_dim;
+  const char* key_bytes = reinterpret_cast<const char*>(keys);
+  const char* value_bytes = reinterpret_cast<const char*>(keys + walk.common->cache.plane_elements());
+  const int64_t size_bytes = kTokensPerTile * walk.head_dim * static_cast<int64_t>(sizeof(Element));
+  for (int64_t offset = 0; offset < size_bytes; offset += kLineBytes) {
+    _mm_prefetch(key_bytes + offset, _MM_HINT_T0);
+    _mm_prefetch(value_bytes + offset, _MM_HINT_T0);
   }
 }
 
@@ -93,6 +117,7 @@ template <int kHeads, typename Element>
 void ScoreSpan(const Walk& walk, const float* q, const Element* keys, TokenSpan span, float* scores) {
   int64_t token = span.begin;
   for (; token + kTokensPerTile <= span.end; token += kTokensPerTile) {
+    PrefetchNextPage<Element>(walk, token);
     ScoreTile<kHeads, kTokensPerTile>(q, keys + token * walk.head_dim, walk.head_dim, walk.common->scale,
                                       scores + token, walk.padded_tokens);
   }
@@ -156,15 +181,6 @@ void AddPage(const KvEntry* begin, const KvEntry* end, const Element* values, Wa
   });
 }
 
-// Pages lie scattered and hardware prefetchers stop at their borders.
-template <typename Element>
-void PrefetchPage(const Element* keys_and_values, int64_t elements) {
-  const char* bytes = reinterpret_cast<const char*>(keys_and_values);
-  for (int64_t offset = 0; offset < elements * static_cast<int64_t>(sizeof(Element)); offset += 64) {
-    _mm_prefetch(bytes + offset, _MM_HINT_T0);
-  }
-}
-
 template <typename Element>
 void WalkPages(const KvList& list, int64_t kv_head, Walk* walk) {
   const KvLayerView& cache = walk->common->cache;
@@ -172,9 +188,7 @@ void WalkPages(const KvList& list, int64_t kv_head, Walk* walk) {
   const KvEntry* entries = walk->common->entries + list.entries_begin;
   for (int64_t begin = 0; begin < list.num_entries;) {
     const int64_t end = PageRunEnd(entries, begin, list.num_entries);
-    if (end < list.num_entries) {
-      PrefetchPage(data + KeyOffset(cache, entries[end].page, kv_head), 2 * cache.plane_elements());
-    }
+    walk->next_page = end < list.num_entries ? data + KeyOffset(cache, entries[end].page, kv_head) : nullptr;
     const Element* keys = data + KeyOffset(cache, entries[begin].page, kv_head);
     ScorePage(entries + begin, entries + end, keys, walk);
     AddPage(entries + begin, entries + end, keys + cache.plane_elements(), walk);

@@ -5,9 +5,12 @@ namespace farspan::kernels::avx2 {
 namespace {
 
 template <WeightType kType>
-void WidenBlocks(const uint8_t* row, int64_t columns, float* out) {
+void WidenBlocks(const uint8_t* row, int64_t columns, float* scales, float* out) {
+  LoadScales<kType>(row, columns / kQuantBlock, scales);
   for (int64_t k = 0; k < columns; k += kQuantBlock) {
-    const BlockValues block = QuantBlock<kType>::Load(row + k / kQuantBlock * QuantBlock<kType>::kBytes);
+    const int64_t index = k / kQuantBlock;
+    const BlockValues block =
+        QuantBlock<kType>::Load(row + index * QuantBlock<kType>::kBytes, scales + index * QuantBlock<kType>::kHalves);
     for (int64_t i = 0; i < 4; ++i) _mm256_storeu_ps(out + k + i * kLanes, block.v[i]);
   }
 }
@@ -25,7 +28,7 @@ void WidenFloats(const uint8_t* row, int64_t columns, float* out) {
 
 }  // namespace
 
-void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
+void DequantizeRow(const WeightView& weight, int64_t row, float* scales, float* out) {
   const uint8_t* bytes = static_cast<const uint8_t*>(weight.data) + row * WeightRowBytes(weight.type, weight.columns);
   switch (weight.type) {
     case WeightType::kF32:
@@ -33,11 +36,11 @@ void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
     case WeightType::kBf16:
       return WidenFloats<uint16_t>(bytes, weight.columns, out);
     case WeightType::kQ4_0:
-      return WidenBlocks<WeightType::kQ4_0>(bytes, weight.columns, out);
+      return WidenBlocks<WeightType::kQ4_0>(bytes, weight.columns, scales, out);
     case WeightType::kQ4_1:
-      return WidenBlocks<WeightType::kQ4_1>(bytes, weight.columns, out);
+      return WidenBlocks<WeightType::kQ4_1>(bytes, weight.columns, scales, out);
     case WeightType::kQ8_0:
-      return WidenBlocks<WeightType::kQ8_0>(bytes, weight.columns, out);
+      return WidenBlocks<WeightType::kQ8_0>(bytes, weight.columns, scales, out);
   }
 }
 

@@ -10,14 +10,17 @@ int64_t NumTasks(const EmbedArgs& args) { return NumRowTasks(args.num_rows, args
 
 // A widened row is padded to whole vectors, which `out` has no room for.
 int64_t ScratchBytes(const EmbedArgs& args) {
-  return RoundUpToLanes(args.table.columns) * static_cast<int64_t>(sizeof(float));
+  return (RoundUpToLanes(args.table.columns) + ScaleFloats(args.table.columns / kQuantBlock)) *
+         static_cast<int64_t>(sizeof(float));
 }
 
 void Run(const EmbedArgs& args, int64_t task, void* scratch) {
   const RowSpan rows = RowsOfTask(task, args.num_rows, args.table.columns);
+  float* values = static_cast<float*>(scratch);
+  float* scales = values + RoundUpToLanes(args.table.columns);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    DequantizeRow(args.table, args.token_ids[row], static_cast<float*>(scratch));
-    std::memcpy(args.out + row * args.table.columns, scratch, static_cast<size_t>(args.table.columns) * sizeof(float));
+    DequantizeRow(args.table, args.token_ids[row], scales, values);
+    std::memcpy(args.out + row * args.table.columns, values, static_cast<size_t>(args.table.columns) * sizeof(float));
   }
 }
 

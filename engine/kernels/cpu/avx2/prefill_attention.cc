@@ -104,16 +104,20 @@ const float* QueryForCap(int64_t index, int64_t cap, Walk* walk) {
 // Lanes become rows: out[i] receives lane i of each of the eight vectors.
 inline void Transpose8(const __m256 (&rows)[8], float* out, int64_t stride) {
   __m256 pairs[8], quads[8];
+  FARSPAN_UNROLL
   for (int i = 0; i < 4; ++i) {
     pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
     pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
   }
+  FARSPAN_UNROLL
   for (int i = 0; i < 2; ++i) {
+    FARSPAN_UNROLL
     for (int j = 0; j < 2; ++j) {
       quads[4 * i + 2 * j] = _mm256_shuffle_ps(pairs[4 * i + j], pairs[4 * i + 2 + j], _MM_SHUFFLE(1, 0, 1, 0));
       quads[4 * i + 2 * j + 1] = _mm256_shuffle_ps(pairs[4 * i + j], pairs[4 * i + 2 + j], _MM_SHUFFLE(3, 2, 3, 2));
     }
   }
+  FARSPAN_UNROLL
   for (int i = 0; i < 4; ++i) {
     _mm256_storeu_ps(out + i * stride, _mm256_permute2f128_ps(quads[i], quads[4 + i], 0x20));
     _mm256_storeu_ps(out + (4 + i) * stride, _mm256_permute2f128_ps(quads[i], quads[4 + i], 0x31));
@@ -166,18 +170,25 @@ template <int kQueries, int kVectors>
 inline void ScoreTile(const float* const* q, const float* keys, const Walk& walk, const TokenSpan* seen, int64_t token,
                       float* scores) {
   __m256 sums[kQueries][kVectors];
+  FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) {
+    FARSPAN_UNROLL
     for (int v = 0; v < kVectors; ++v) sums[i][v] = _mm256_setzero_ps();
   }
   for (int64_t d = 0; d < walk.head_dim; ++d) {
     __m256 channel[kQueries];
+    FARSPAN_UNROLL
     for (int i = 0; i < kQueries; ++i) channel[i] = _mm256_broadcast_ss(q[i] + d);
+    FARSPAN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const __m256 key = _mm256_loadu_ps(keys + d * walk.padded_tokens + v * kLanes);
+      FARSPAN_UNROLL
       for (int i = 0; i < kQueries; ++i) sums[i][v] = _mm256_fmadd_ps(channel[i], key, sums[i][v]);
     }
   }
+  FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) {
+    FARSPAN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const int64_t first = token + v * kLanes;
       float* out = scores + i * walk.padded_tokens + v * kLanes;
@@ -192,6 +203,7 @@ template <int kQueries>
 void ScoreEntry(const KvEntry& entry, int64_t first_pair, TokenSpan span, Walk* walk) {
   const float* q[kQueries];
   TokenSpan seen[kQueries];
+  FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     const Pair& pair = walk->pairs[first_pair + i];
     q[i] = QueryForCap(first_pair + i, entry.query_cap, walk);
@@ -214,6 +226,7 @@ void FoldPage(const KvEntry* begin, const KvEntry* end, int64_t first_pair, Walk
     _mm256_storeu_ps(walk->scores + i, _mm256_set1_ps(kNegativeInfinity));
   }
   uint32_t heads = 0;
+  FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) heads |= 1u << walk->pairs[first_pair + i].head_in_group;
   const int64_t first = walk->pairs[first_pair].position, last = walk->pairs[first_pair + kQueries - 1].position;
   bool any_seen = false;
@@ -225,6 +238,7 @@ void FoldPage(const KvEntry* begin, const KvEntry* end, int64_t first_pair, Walk
   }
   if (!any_seen) return;
   float* out = walk->out + first_pair * walk->head_dim;
+  FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     const float decay =
         UpdateSoftmax(walk->scores + i * walk->padded_tokens, walk->padded_tokens, &walk->pairs[first_pair + i].sums);

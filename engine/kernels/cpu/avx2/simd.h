@@ -8,6 +8,13 @@
 #include <cstdint>
 #include <limits>
 
+// Before a loop over the few elements of an array of vectors: unless it is unrolled, the array lives in memory.
+#if defined(__clang__)
+#define FARSPAN_UNROLL _Pragma("unroll")
+#else
+#define FARSPAN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace farspan::kernels::avx2 {
 
 static constexpr int64_t kLanes = 8;

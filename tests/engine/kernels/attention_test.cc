@@ -10,7 +10,7 @@
 namespace farspan::kernels {
 namespace {
 
-constexpr int kTrials = 30;
+constexpr int kTrials = 12;
 constexpr double kTolerance = 2e-5;
 
 size_t Index(int64_t i) { return static_cast<size_t>(i); }

@@ -13,6 +13,7 @@ readonly fact=48213
 readonly window="window { sink_tokens: 4 window_tokens: 1024 }"
 readonly host=127.0.0.1
 readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=400 model_disk_mb=200
+readonly build_cpu_minutes=7
 
 keep=false
 assume_yes=false
@@ -128,7 +129,7 @@ announce() {
   else
     local jobs build_minutes
     jobs=$(stages_build_jobs)
-    build_minutes=$((16 / jobs + 1))
+    build_minutes=$((build_cpu_minutes / jobs + 1))
     echo "  build     about $build_minutes minutes with $jobs compiler jobs, $build_disk_mb MB of disk, up to 1.5 GB of memory a job"
     disk_mb=$((disk_mb + build_disk_mb))
     minutes=$((minutes + build_minutes))
@@ -202,10 +203,9 @@ stop_server() {
   server_pid=""
 }
 
-# Its progress goes to the terminal where there is one, else to the stage's log; the table goes to a file.
 compare() {
   "$build_dir/bin/farspan" compare --server "$host:$grpc_port" --chat --prompt-file "$run_dir/prompt.txt" \
-    --reference dense --attention "$window" --find "$fact" --max-tokens 24 --temperature 0 >"$run_dir/comparison.txt"
+    --reference dense --attention "$window" --find "$fact" --max-tokens 24 --temperature 0
 }
 
 explain_how_to_talk() {
@@ -247,8 +247,6 @@ main() {
   stages_run server wait_for_health
   "$root/deploy/make_prompt.py" "$text_path" "$run_dir/prompt.txt"
   stages_show compare compare
-  echo
-  cat "$run_dir/comparison.txt"
   if $keep; then
     explain_how_to_talk
     server_pid=""

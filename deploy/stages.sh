@@ -52,24 +52,31 @@ stages_stop() {
 # stages_run NAME COMMAND...: runs COMMAND with its output in a log of its own. A failure ends the script with COMMAND's
 # exit status. COMMAND runs in a subshell: what it has to say to the caller goes through files.
 stages_run() {
-  local log since
+  local log log_fd since
   log=$(stages_new_log "$1")
   since=$(stages_now_tenths)
   if [[ -t 1 ]]; then
     stages_ticker "$1" "$log" "$since" &
     stages_ticker_pid=$!
   fi
-  stages_finish "$1" "$log" "$since" "$log" "${@:2}"
+  exec {log_fd}>>"$log"
+  stages_finish "$1" "$log" "$since" "$log_fd" "$log_fd" "${@:2}"
+  exec {log_fd}>&-
 }
 
-# stages_show NAME COMMAND...: the same for a command that shows its own progress on stderr, where that is a terminal.
+# stages_show NAME COMMAND...: the same for a command whose stdout is for the person; its stderr, too, where that is a
+# terminal that shows progress.
 stages_show() {
-  local log since errors
+  local log log_fd since
   log=$(stages_new_log "$1")
   since=$(stages_now_tenths)
-  errors=$log
-  if [[ -t 2 ]]; then errors=/dev/stderr; fi
-  stages_finish "$1" "$log" "$since" "$errors" "${@:2}"
+  exec {log_fd}>>"$log"
+  if [[ -t 2 ]]; then
+    stages_finish "$1" "$log" "$since" 1 2 "${@:2}"
+  else
+    stages_finish "$1" "$log" "$since" 1 "$log_fd" "${@:2}"
+  fi
+  exec {log_fd}>&-
 }
 
 stages_new_log() {
@@ -79,13 +86,14 @@ stages_new_log() {
   echo "$log"
 }
 
+# stages_finish NAME LOG SINCE STDOUT_FD STDERR_FD COMMAND...
 stages_finish() {
-  local name=$1 log=$2 since=$3 errors=$4 status
+  local name=$1 log=$2 since=$3 status
   set +e
   (
     set -e
-    "${@:5}"
-  ) >>"$log" 2>>"$errors" </dev/null
+    "${@:6}"
+  ) 1>&"$4" 2>&"$5" </dev/null
   status=$?
   set -e
   stages_stop_ticker

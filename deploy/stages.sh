@@ -117,7 +117,7 @@ stages_explain() {
 stages_packages() {
   local missing
   missing=$("$@" --missing)
-  if [[ -n $missing && $EUID -ne 0 ]]; then
+  if [[ -n $missing && $EUID -ne 0 ]] && command -v sudo >/dev/null; then
     echo "Debian packages to install with sudo: ${missing//$'\n'/ }"
     sudo -v
   fi

@@ -96,7 +96,7 @@ def continue_greedily(llama: LlamaCppModel, reference: LlamaReference, token_ids
 
 
 def is_decided(continuation: Json) -> bool:
-    """Whether the reference says the same 32 tokens, or first differs from llama.cpp at a tie.
+    """Whether the reference agrees with each of the 32 tokens, ties apart.
 
     Elsewhere llama.cpp's rounding, not the model, chose the token: it lies about 0.06 from the reference.
     """
@@ -104,7 +104,8 @@ def is_decided(continuation: Json) -> bool:
         if reference_gap < 0:
             other = continuation["reference_best_other_ids"][place]
             tie_of_llama_cpp = other == continuation["runner_up_ids"][place] and continuation["gaps"][place] <= TIE
-            return bool(tie_of_llama_cpp or -reference_gap <= TIE)
+            if not tie_of_llama_cpp and -reference_gap > TIE:
+                return False
     return True
 
 

@@ -5,26 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <optional>
+#include <utility>
 
-#include "engine/attention/registry.h"
-#include "engine/engine_factory.h"
-#include "tests/support/recording_output.h"
-#include "tests/support/status_matchers.h"
+#include "tests/engine/golden_fixture.h"
 
 namespace farspan {
 namespace {
 
 using nlohmann::json;
-
-json ReadJson(const std::string& name) {
-  std::ifstream file("tests/data/reference/" + name);
-  EXPECT_TRUE(file.good()) << name;
-  return json::parse(file);
-}
 
 v1::AttentionSpec SpecOf(const json& policy) {
   v1::AttentionSpec spec;
@@ -44,38 +32,14 @@ struct Difference {
   double mean = 0;
 };
 
-class GoldenLogprobsTest : public ::testing::Test {
+class GoldenLogprobsTest : public GoldenTest {
  protected:
-  void SetUp() override {
-    const char* path = std::getenv("FARSPAN_TEST_MODEL");
-    if (path == nullptr) GTEST_SKIP() << "FARSPAN_TEST_MODEL names no model file";
-    auto file = GgufFile::Open(path);
-    ASSERT_THAT(file, IsOk());
-    file_.emplace(*std::move(file));
-  }
-
-  void StartEngine(CpuIsa isa, KvDtype kv_dtype) {
-    EngineOptions options;
-    options.backend = {.isa = isa, .num_threads = 2};
-    options.kv_dtype = kv_dtype;
-    auto engine = CreateEngine(*file_, options, &metrics_);
-    ASSERT_THAT(engine, IsOk());
-    engine_ = *std::move(engine);
-    engine_->Start();
-  }
-
   Difference DifferenceFrom(const json& prompt, const json& run) {
-    auto policy = BuiltinPolicies().Create(SpecOf(run.at("policy")), engine_->shape());
-    EXPECT_THAT(policy, IsOk());
     Request request;
     request.prompt = prompt.at("token_ids").get<std::vector<TokenId>>();
-    request.sampling.temperature = 0;
     request.stop.max_tokens = 1;
     request.prompt_logprobs = 0;
-    request.policy = *policy;
-    auto output = std::make_shared<RecordingOutput>();
-    EXPECT_THAT(engine_->Submit(std::move(request), output), IsOk());
-    EXPECT_TRUE(engine_->WaitIdle(kNoDeadline));
+    const auto output = Run(std::move(request), SpecOf(run.at("policy")));
     return DifferenceOf(run.at("logprobs"), output->prompt_logprobs());
   }
 
@@ -91,7 +55,7 @@ class GoldenLogprobsTest : public ::testing::Test {
   }
 
   void ExpectWithin(double limit, int64_t max_prompt_tokens) {
-    const json reference = ReadJson("llama_reference.json");
+    const json reference = ReadGolden("llama_reference.json");
     for (const json& prompt : reference.at("prompts")) {
       if (static_cast<int64_t>(prompt.at("token_ids").size()) > max_prompt_tokens) continue;
       for (const json& run : prompt.at("runs")) {
@@ -102,10 +66,6 @@ class GoldenLogprobsTest : public ::testing::Test {
       }
     }
   }
-
-  NullMetricsSink metrics_;
-  std::optional<GgufFile> file_;
-  std::unique_ptr<Engine> engine_;
 };
 
 TEST_F(GoldenLogprobsTest, OraclePathIsWithinAThousandthOnShortPrompts) {
@@ -115,7 +75,7 @@ TEST_F(GoldenLogprobsTest, OraclePathIsWithinAThousandthOnShortPrompts) {
 
 TEST_F(GoldenLogprobsTest, OraclePathIsWithinAThousandthAtFourThousandTokens) {
   StartEngine(CpuIsa::kPortable, KvDtype::kF32);
-  const json reference = ReadJson("llama_reference.json");
+  const json reference = ReadGolden("llama_reference.json");
   for (const json& prompt : reference.at("prompts")) {
     if (prompt.at("token_ids").size() != 4000) continue;
     for (size_t i : {0, 1}) {
@@ -131,8 +91,8 @@ TEST_F(GoldenLogprobsTest, FastestKernelsWithF32CacheAreWithinAThousandth) {
 
 TEST_F(GoldenLogprobsTest, DefaultPathIsAtLeastAsCloseAsLlamaCpp) {
   StartEngine(CpuIsa::kAuto, KvDtype::kBf16);
-  const json reference = ReadJson("llama_reference.json");
-  const json peer = ReadJson("llama_cpp_logprobs.json");
+  const json reference = ReadGolden("llama_reference.json");
+  const json peer = ReadGolden("llama_cpp_logprobs.json");
   for (size_t i = 0; i < reference.at("prompts").size(); ++i) {
     const json& prompt = reference.at("prompts").at(i);
     ASSERT_EQ(prompt.at("name"), peer.at("prompts").at(i).at("name"));

@@ -51,7 +51,11 @@ void Acceptor::Run() {
   for (const int fd : listener_.fds()) pollers.push_back({.fd = fd, .events = POLLIN, .revents = 0});
   pollers.push_back({.fd = wake_fd_, .events = POLLIN, .revents = 0});
   while (true) {
-    if (poll(pollers.data(), pollers.size(), -1) < 0 && errno != EINTR) return;
+    if (poll(pollers.data(), pollers.size(), -1) < 0) {
+      // Out of memory, or out of descriptors by a limit lowered since: never a reason to stop accepting.
+      if (errno != EINTR) std::this_thread::sleep_for(std::chrono::milliseconds(kBackOffMilliseconds));
+      continue;
+    }
     if (pollers.back().revents != 0) return;
     bool exhausted = false;
     for (const int fd : listener_.fds()) exhausted |= !AcceptAll(fd);

@@ -59,6 +59,7 @@ void GenerationStream::OnProgress(const PrefillProgressEvent& event) {
 }
 
 void GenerationStream::OnTokens(const NewTokensEvent& event, const std::function<void()>& cancel) {
+  if (matched_) return;  // what the engine computed before it saw the cancel
   for (size_t i = 0; i < event.tokens.size() && !matched_; ++i) {
     TakeHeldToken(/*is_stop=*/false);
     if (matched_) break;

@@ -58,6 +58,8 @@ class Server {
 
   int64_t grpc_port() const { return grpc_port_; }
   int64_t http_port() const { return http_->port(); }
+  // Times that the system had no descriptor or memory for a connection.
+  int64_t num_accept_exhausted() const { return grpc_->num_accept_exhausted(); }
   const ServedModel& model() const { return *model_; }
 
  private:

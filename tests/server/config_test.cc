@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/config.h"
+
+#include <gmock/gmock.h>
+
+#include <set>
+
+#include "server/flag_table.h"
+
+namespace farspan {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+CommandLine Parse(const std::vector<std::string>& arguments, const Environment& environment = {}) {
+  return ParseCommandLine(arguments, environment);
+}
+
+std::string SourceOf(const CommandLine& line, const std::string& name) {
+  for (const ConfigValue& value : line.values) {
+    if (value.name == name) return value.source;
+  }
+  return "";
+}
+
+TEST(ConfigTest, DefaultsNeedOnlyTheModel) {
+  const CommandLine line = Parse({"--model", "m.gguf"});
+  EXPECT_THAT(line.errors, IsEmpty());
+  EXPECT_EQ(line.action, CommandAction::kServe);
+  EXPECT_EQ(line.config.grpc_port, 50051);
+  EXPECT_EQ(line.config.metrics_port, 8002);
+  EXPECT_TRUE(line.config.on_loopback());
+  EXPECT_TRUE(line.config.serves_reflection());
+}
+
+TEST(ConfigTest, FlagComesBeforeEnvironmentBeforeDefault) {
+  const Environment environment = {{"FARSPAN_GRPC_PORT", "6000"}, {"FARSPAN_MAX_NUM_SEQS", "7"}};
+  const CommandLine line = Parse({"--model=m.gguf", "--grpc-port", "6001"}, environment);
+  EXPECT_THAT(line.errors, IsEmpty());
+  EXPECT_EQ(line.config.grpc_port, 6001);
+  EXPECT_EQ(line.config.max_num_seqs, 7);
+  EXPECT_EQ(SourceOf(line, "grpc-port"), "flag");
+  EXPECT_EQ(SourceOf(line, "max-num-seqs"), "environment");
+  EXPECT_EQ(SourceOf(line, "threads"), "default");
+}
+
+TEST(ConfigTest, UnderscoresEqualsSignAndPositionalModelAreAccepted) {
+  const CommandLine line = Parse({"m.gguf", "--max_num_seqs=3", "--no-reflection", "--kv_cache_bytes", "2MiB"});
+  EXPECT_THAT(line.errors, IsEmpty());
+  EXPECT_EQ(line.config.model_path, "m.gguf");
+  EXPECT_EQ(line.config.max_num_seqs, 3);
+  EXPECT_EQ(line.config.kv_cache_bytes, 2 << 20);
+  EXPECT_FALSE(line.config.serves_reflection());
+}
+
+TEST(ConfigTest, EveryErrorIsReportedAtOnceWithFlagRuleAndValue) {
+  const CommandLine line = Parse({"--grpc-port", "70000", "--cpu-isa", "sse", "--block-size=48", "--treads", "2"},
+                                 {{"FARSPAN_KEEPALIVE_TIME", "never"}});
+  EXPECT_THAT(line.errors,
+              ElementsAre(AllOf(HasSubstr("FARSPAN_KEEPALIVE_TIME"), HasSubstr("1 to 86400"), HasSubstr("\"never\"")),
+                          AllOf(HasSubstr("--grpc-port"), HasSubstr("0 to 65535"), HasSubstr("\"70000\"")),
+                          AllOf(HasSubstr("--cpu-isa"), HasSubstr("auto, portable, avx2"), HasSubstr("\"sse\"")),
+                          AllOf(HasSubstr("--block-size"), HasSubstr("16, 32, 64"), HasSubstr("\"48\"")),
+                          AllOf(HasSubstr("\"--treads\""), HasSubstr("did you mean --threads?")),
+                          HasSubstr("--model must be given")));
+}
+
+TEST(ConfigTest, OtherAddressesNeedInsecure) {
+  EXPECT_THAT(Parse({"m", "--host", "0.0.0.0"}).errors, ElementsAre(HasSubstr("--insecure")));
+  EXPECT_THAT(Parse({"m", "--host", "127.evil.example"}).errors, ElementsAre(HasSubstr("--insecure")));
+  const CommandLine line = Parse({"m", "--host", "0.0.0.0", "--insecure"});
+  EXPECT_THAT(line.errors, IsEmpty());
+  EXPECT_FALSE(line.config.serves_reflection()) << "off by default where strangers connect";
+  EXPECT_THAT(Parse({"m", "--host", "127.0.0.2"}).errors, IsEmpty());
+}
+
+TEST(ConfigTest, SettingsAreCheckedTogether) {
+  EXPECT_THAT(Parse({"m", "--grpc-port", "9000", "--metrics-port", "9000"}).errors,
+              ElementsAre(HasSubstr("--metrics-port must differ")));
+  EXPECT_THAT(Parse({"m", "--grpc-port", "0", "--metrics-port", "0"}).errors, IsEmpty());
+  EXPECT_THAT(Parse({"m", "--max-num-seqs", "9", "--max-num-batched-tokens", "8"}).errors,
+              ElementsAre(AllOf(HasSubstr("--max-num-seqs"), HasSubstr("(8)"), HasSubstr("got 9"))));
+}
+
+TEST(ConfigTest, AttentionPolicyIsTextOrABareName) {
+  EXPECT_EQ(Parse({"m", "--attention-policy", "window { window_tokens: 256 }"})
+                .config.attention_policy.window()
+                .window_tokens(),
+            256);
+  EXPECT_TRUE(Parse({"m", "--attention-policy", "window"}).config.attention_policy.has_window());
+  for (const char* wrong : {"", "quest", "window {", "window { window_tokens: 0 }"}) {
+    EXPECT_THAT(Parse({"m", "--attention-policy", wrong}).errors, ElementsAre(HasSubstr("--attention-policy")))
+        << wrong;
+  }
+}
+
+TEST(ConfigTest, ByteCountsTakeSuffixes) {
+  const std::vector<std::pair<std::string, int64_t>> good = {
+      {"65536", 65536}, {"64k", 65536}, {"64KiB", 65536}, {"1GiB", 1 << 30}, {"3gb", 3'000'000'000}};
+  for (const auto& [text, bytes] : good) {
+    EXPECT_EQ(Parse({"m", "--kv-cache-bytes", text}).config.kv_cache_bytes, bytes) << text;
+  }
+  for (const char* wrong : {"", "GiB", "-1", "1.5GiB", "9999999999GiB", "1 GiB", "1"}) {
+    EXPECT_THAT(Parse({"m", "--kv-cache-bytes", wrong}).errors, SizeIs(1)) << wrong;
+  }
+}
+
+TEST(ConfigTest, IntegerFlagsHoldTheirRanges) {
+  for (const Flag& flag : FlagTable()) {
+    for (const char* wrong : {"-1", "99999999999999999999", "1e3", "0x10", " ", "nan"}) {
+      ServerConfig config;
+      if (!flag.value_name.empty() && (flag.value_name == "N" || flag.value_name == "PORT" ||
+                                       flag.value_name == "SECONDS" || flag.value_name == "TOKENS")) {
+        EXPECT_FALSE(flag.set(wrong, &config).ok()) << flag.name << " " << wrong;
+      }
+    }
+  }
+}
+
+TEST(ConfigTest, ShownValuesCanBeSetAgain) {
+  const ServerConfig defaults;
+  for (const Flag& flag : FlagTable()) {
+    const std::string shown = flag.show(defaults);
+    if (shown.empty() || shown == "auto") continue;
+    ServerConfig config;
+    EXPECT_TRUE(flag.set(shown, &config).ok()) << flag.name << " = " << shown;
+    EXPECT_EQ(flag.show(config), shown) << flag.name;
+  }
+}
+
+TEST(ConfigTest, HelpNamesEveryFlagOnceAndTheExitCodes) {
+  const std::string help = HelpText();
+  std::set<std::string> names;
+  for (const Flag& flag : FlagTable()) {
+    EXPECT_TRUE(names.insert(std::string(flag.name)).second) << flag.name;
+    EXPECT_THAT(help, HasSubstr("--" + std::string(flag.name)));
+    EXPECT_FALSE(flag.doc.empty()) << flag.name;
+  }
+  EXPECT_THAT(help, HasSubstr("78"));
+  EXPECT_EQ(Parse({"--help"}).action, CommandAction::kHelp);
+  EXPECT_EQ(Parse({"--version"}).action, CommandAction::kVersion);
+}
+
+TEST(ConfigTest, PrintConfigShowsEveryFlagWithItsSource) {
+  const CommandLine line = Parse({"--print-config", "--threads", "3"});
+  EXPECT_EQ(line.action, CommandAction::kPrintConfig);
+  EXPECT_THAT(line.errors, IsEmpty()) << "settings can be looked at without a model";
+  EXPECT_THAT(line.values, SizeIs(FlagTable().size()));
+  const std::string text = ConfigText(line.values);
+  EXPECT_THAT(text, HasSubstr("threads = 3  # flag\n"));
+  EXPECT_THAT(text, HasSubstr("grpc-port = 50051  # default\n"));
+}
+
+TEST(ConfigTest, LongAndBinaryValuesAreShownShortAndEscaped) {
+  const CommandLine line = Parse({"m", "--grpc-port", std::string(1000, 'x') + "\n\x01"});
+  ASSERT_THAT(line.errors, SizeIs(1));
+  EXPECT_LT(line.errors[0].size(), 200u);
+  EXPECT_THAT(Parse({"m", "--grpc-port", "1\n2"}).errors, ElementsAre(AllOf(HasSubstr("1\\n2"), Not(HasSubstr("\n")))));
+}
+
+}  // namespace
+}  // namespace farspan

@@ -118,8 +118,8 @@ TEST(LifecycleTest, ConnectionsOverTheLimitAreClosedAndTheirPlacesComeBack) {
     // HTTP/2 servers speak first: a connection that was kept sends its settings, one that was closed ends.
     char byte = 0;
     num_closed += recv(fd, &byte, 1, 0) <= 0 ? 1 : 0;
-    close(fd);
   }
+  for (const int fd : fds) close(fd);
   EXPECT_EQ(num_closed, 8);
   grpc::ClientContext context;
   context.set_wait_for_ready(true);

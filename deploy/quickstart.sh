@@ -12,7 +12,7 @@ readonly text_path=/usr/share/common-licenses/LGPL-2.1
 readonly fact=48213
 readonly window="window { sink_tokens: 4 window_tokens: 1024 }"
 readonly host=127.0.0.1
-readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=400 model_disk_mb=200
+readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=50 model_disk_mb=200
 readonly build_cpu_minutes=7
 
 keep=false
@@ -116,7 +116,7 @@ check_port() {
 
 # Says what the run takes, as far as it is not there yet, and refuses where the disk cannot hold it.
 announce() {
-  local missing=$1 disk_mb=0 minutes=3 free_mb
+  local missing=$1 disk_mb=0 minutes=2 free_mb
   echo "Farspan quickstart: one long text under two attention policies, with a real model, over gRPC."
   echo "It takes:"
   if [[ -n $missing ]]; then
@@ -139,7 +139,7 @@ announce() {
     disk_mb=$((disk_mb + model_disk_mb))
     minutes=$((minutes + 1))
   fi
-  echo "  compare   about 3 minutes on two cores, 1.2 GB of memory"
+  echo "  compare   about 2 minutes on two cores, 0.5 GB of memory"
   echo "In all about $minutes minutes. Ctrl-C stops everything, the server too."
   free_mb=$(df --output=avail -m "$root" | tail -n 1)
   ((free_mb >= disk_mb)) || refuse "the disk of $root has $((free_mb)) MB left, $disk_mb MB are needed" 75

@@ -105,7 +105,7 @@ struct KvLayerView {
   int64_t num_pages = 0;
   int64_t num_kv_heads = 0;
   int64_t page_tokens = 0;
-  int64_t head_dim = 0;
+  int64_t head_dim = 0;  // a multiple of 8
 
   constexpr int64_t element_bytes() const { return element == KvElement::kBf16 ? 2 : 4; }
   constexpr int64_t plane_elements() const { return page_tokens * head_dim; }  // K or V of one head in one page

@@ -19,6 +19,7 @@ constexpr int64_t kMaxWidth = 1 << 17;
 constexpr int64_t kMaxFeedForwardWidth = 1 << 20;
 constexpr int64_t kMaxHeads = 1024;
 constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kHeadDimStep = 8;  // attention kernels walk whole vectors of channels
 constexpr int64_t kMaxContextTokens = 1 << 24;
 constexpr int64_t kMaxGroup = 32;  // query heads on one KV head, by the kernels' head mask
 constexpr double kMaxFreqBase = 1e12;
@@ -57,8 +58,9 @@ absl::Status ReadHeads(const GgufMetadata& metadata, LlamaConfig& config) {
   }
   FARSPAN_ASSIGN_OR_RETURN(config.head_dim,
                            CountOr(metadata, kKeyLength, 1, kMaxHeadDim, config.width / config.num_heads));
-  if (config.head_dim < 2 || config.head_dim > kMaxHeadDim || config.head_dim % 2 != 0) {
-    return Refuse(kKeyLength, absl::StrCat("an even size of a head from 2 to ", kMaxHeadDim),
+  if (config.head_dim < kHeadDimStep || config.head_dim > kMaxHeadDim || config.head_dim % kHeadDimStep != 0) {
+    return Refuse(kKeyLength,
+                  absl::StrCat("a size of a head that is a multiple of ", kHeadDimStep, " up to ", kMaxHeadDim),
                   absl::StrCat(config.head_dim));
   }
   constexpr std::string_view kValueLength = "llama.attention.value_length";

@@ -85,7 +85,7 @@ std::vector<Edit> KeyEdits() {
       Number("ZeroHeads", "llama.attention.head_count", 0, {"from 1 to"}),
       Number("ZeroKvHeads", "llama.attention.head_count_kv", 0, {"from 1 to"}),
       Number("KvHeadsDoNotDivide", "llama.attention.head_count_kv", 3, {"a divisor of the 4 heads", "got 3"}),
-      Number("OddHeadDim", "llama.attention.key_length", 15, {"even", "got 15"}),
+      Number("HeadDimOfPartialVectors", "llama.attention.key_length", 20, {"a multiple of 8 up to 512", "got 20"}),
       Number("HugeHeadDim", "llama.attention.key_length", 1 << 20, {"from 1 to"}),
       Number("ValueLengthDiffers", "llama.attention.value_length", 8, {"the key length 16", "got 8"}),
       Number("RopeBeyondHead", "llama.rope.dimension_count", 18, {"from 2 to 16", "uint32 18"}),

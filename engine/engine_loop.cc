@@ -64,17 +64,24 @@ bool EngineLoop::Step() {
 }
 
 void EngineLoop::DrainInbox() {
+  // Read before the submissions: what was accepted before the call to CancelAll is then among them, or here already.
+  const bool cancel_all = inbox_->TakeCancelAll();
   for (Submission& submission : inbox_->TakeAll()) {
     scheduler_.Add(std::make_unique<Sequence>(
         static_cast<SequenceId>(next_sequence_id_++), std::move(submission.request), std::move(submission.handle),
         std::move(submission.sink), submission.reserved_pages, parts_->kv_cache->page_tokens()));
   }
-  if (inbox_->TakeCancelAll()) scheduler_.EndAll(ShutdownOutcome());
+  if (cancel_all) scheduler_.EndAll(ShutdownOutcome());
 }
 
 void EngineLoop::Retire(std::vector<std::unique_ptr<Sequence>> retired) {
+  if (retired.empty()) return;
   for (const std::unique_ptr<Sequence>& sequence : retired) {
     if (!sequence->started()) inbox_->OnLeftQueue(sequence->prompt_tokens());
+  }
+  // Whoever learns that a request has ended finds its pages returned.
+  PublishGauges();
+  for (const std::unique_ptr<Sequence>& sequence : retired) {
     RequestStatistics& statistics = sequence->statistics();
     const RequestPhase phase = sequence->phase();
     statistics.finished = Now();

@@ -130,6 +130,8 @@ TEST(EngineTest, CancelFreesPagesWithinTwoSteps) {
   decoding.handle->Cancel(CancelReason::kClient);
   prefilling.handle->Cancel(CancelReason::kClient);
   harness.engine().TEST_Step();
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 0) << "published with the step that returned the pages";
+  EXPECT_EQ(harness.engine().stats().requests_running, 0);
   EXPECT_FALSE(harness.engine().TEST_Step());
   for (const LiveRequest& live : {decoding, prefilling}) {
     EXPECT_EQ(live.output->finished()->reason, FinishReason::kCancelled);
@@ -218,6 +220,7 @@ TEST(EngineTest, EngineThreadServesManyThreadsWithRandomCancels) {
   }
   for (std::thread& thread : threads) thread.join();
   ASSERT_TRUE(harness.engine().WaitIdle(kNoDeadline));
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
   int completed = 0;
   for (int i = 0; i < 32; ++i) {
     const RecordingOutput& output = *live[static_cast<size_t>(i)].output;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the engine reports of a request: one Started, any number of PrefillProgress and NewTokens, exactly one Finished.
-// A request refused or ended before its first step has the Finished alone.
+// A request that ends before its first step has the Finished alone.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ enum class FinishReason : uint8_t {
   kError,
 };
 
-enum class CancelReason : uint8_t { kClient, kStopString, kServerShutdown };
+enum class CancelReason : uint8_t { kClient, kStopString };
 
 // Where a request was when it ended early.
 enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };

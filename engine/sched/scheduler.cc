@@ -25,15 +25,7 @@ const char* PhaseName(RequestPhase phase) {
 }
 
 Outcome CancelOutcome(CancelReason reason) {
-  switch (reason) {
-    case CancelReason::kStopString:
-      return {.reason = FinishReason::kStop};
-    case CancelReason::kServerShutdown:
-      return {.reason = FinishReason::kCancelled,
-              .status = absl::UnavailableError("the server is shutting down; try another replica")};
-    case CancelReason::kClient:
-      break;
-  }
+  if (reason == CancelReason::kStopString) return {.reason = FinishReason::kStop};
   return {.reason = FinishReason::kCancelled, .status = absl::CancelledError("the request was cancelled")};
 }
 

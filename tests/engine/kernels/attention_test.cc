@@ -284,6 +284,31 @@ TEST(AttentionTest, QueryThatSeesNothingIsZeroWithLseMinusInfinity) {
   });
 }
 
+TEST(AttentionTest, APageOfNanInTheListShowsInEveryChannel) {
+  Random random;
+  SceneShape shape;
+  shape.context_tokens = 2 * shape.page_tokens;
+  for (const KvElement element : {KvElement::kBf16, KvElement::kF32}) {
+    shape.element = element;
+    const AttentionScene scene(shape, &random);
+    const int64_t query = shape.context_tokens - 1;
+    AttentionWork work;
+    work.positions = {query};
+    work.tiles = {{query, 1, query, kNoLeftWindow}};
+    work.entries = scene.Entries(0, shape.context_tokens);
+    work.entries[0].page = scene.page(2);  // nobody's
+    for (const KernelTable* level : KernelLevels()) {
+      SCOPED_TRACE(level->name);
+      for (const AttentionResult& result :
+           {RunDecode(*level, scene, work, &random), RunPrefill(*level, scene, work, &random)}) {
+        for (size_t i = Index(query * scene.num_heads() * shape.head_dim); i < result.out.size(); ++i) {
+          ASSERT_TRUE(std::isnan(result.out[i])) << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(DecodeAttentionTest, LongListsAreCutBySixteenPagesOfTheRowAlone) {
   Random random;
   SceneShape shape;

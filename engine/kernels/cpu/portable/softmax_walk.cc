@@ -55,11 +55,13 @@ TokenSpan TokensRead(const QueryWalk& walk, const KvEntry& entry) {
   return VisibleTokens(entry, walk.position, walk.left_window);
 }
 
-// Scores of the run's visible tokens, at their index in the page; returns the largest, -infinity where none is.
+// Scores of the run's visible tokens, at their index in the page; returns the largest, -infinity where none is, NaN
+// where one is NaN: a run that cannot be scored shows in the output, not as a run unseen.
 float ScoreRun(const QueryWalk& walk, int64_t begin, int64_t end, const WalkScratch& scratch) {
   const AttentionCommon& common = *walk.common;
   const int64_t keys = KeyOffset(common.cache, walk.entries[begin].page, walk.kv_head);
   float maximum = kNegativeInfinity;
+  bool any_nan = false;
   for (int64_t e = begin; e < end; ++e) {
     const TokenSpan span = TokensRead(walk, walk.entries[e]);
     if (span.begin >= span.end) continue;
@@ -69,9 +71,10 @@ float ScoreRun(const QueryWalk& walk, int64_t begin, int64_t end, const WalkScra
       const float score = LaneDot(q, key, common.cache.head_dim) * common.scale;
       scratch.scores[token] = score;
       if (score > maximum) maximum = score;
+      any_nan = any_nan || std::isnan(score);
     }
   }
-  return maximum;
+  return any_nan ? std::numeric_limits<float>::quiet_NaN() : maximum;
 }
 
 void FoldRun(const QueryWalk& walk, int64_t begin, int64_t end, const WalkScratch& scratch, SoftmaxState* state) {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -33,6 +34,11 @@ absl::StatusOr<int64_t> NumPages(const ModelShape& shape, int64_t kv_cache_bytes
   if (wanted < page_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("kv_cache_bytes: must hold at least one page of ", page_bytes, " bytes, got ", wanted));
+  }
+  constexpr int64_t kMaxPages = std::numeric_limits<std::underlying_type_t<PageId>>::max();
+  if (wanted / page_bytes > kMaxPages) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_cache_bytes: must hold at most ", kMaxPages, " pages of ",
+                                                   page_bytes, " bytes, got ", wanted));
   }
   return wanted / page_bytes;
 }

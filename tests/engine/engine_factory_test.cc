@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine_factory.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/status_matchers.h"
+#include "tests/support/tiny_checkpoint.h"
+
+namespace farspan {
+namespace {
+
+using ::testing::HasSubstr;
+
+class EngineFactoryTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options) {
+    return CreateEngine(file_, options, &metrics_);
+  }
+  absl::Status Refusal(const EngineOptions& options) { return Create(options).status(); }
+
+  const std::string bytes_ = TinyCheckpointBytes();
+  const GgufFile file_ = *GgufFile::Parse(ViewByteSource(std::as_bytes(std::span(bytes_))));
+  NullMetricsSink metrics_;
+};
+
+TEST_F(EngineFactoryTest, KvBytesAreRoundedDownToWholePages) {
+  constexpr int64_t kPageBytes = 16 * 2 * 2 * 2 * 16 * 2;  // tokens, layers, KV heads, K and V, head_dim, bf16
+  const auto engine = Create({.page_tokens = 16, .kv_cache_bytes = 3 * kPageBytes - 1});
+  ASSERT_THAT(engine, IsOk());
+  EXPECT_EQ((*engine)->stats().kv_pages_total, 2);
+  EXPECT_EQ((*engine)->kv_cache_bytes(), 2 * kPageBytes);
+  EXPECT_THAT(Refusal({.page_tokens = 16, .kv_cache_bytes = kPageBytes - 1}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv_cache_bytes: must hold at least one page")));
+}
+
+TEST_F(EngineFactoryTest, MorePagesThanThereAreIdsAreRefused) {
+  EXPECT_THAT(Refusal({.kv_cache_bytes = int64_t{1} << 62}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv_cache_bytes: must hold at most 2147483647")));
+}
+
+TEST_F(EngineFactoryTest, PageSizesThatKernelsDoNotKnowAreRefused) {
+  for (const int64_t page_tokens : {0, 8, 17, 128}) {
+    EXPECT_THAT(Refusal({.page_tokens = page_tokens}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block_size: must be 16, 32 or 64")));
+  }
+}
+
+TEST_F(EngineFactoryTest, MoreContextThanTheModelsIsRefused) {
+  EXPECT_THAT(Refusal({.max_context_tokens = 4097}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at most the model's 4096, got 4097")));
+}
+
+TEST(DefaultKvCacheBytesTest, IsFourContextsAQuarterOfTheMemoryOrOneContext) {
+  const ModelShape shape{
+      .num_layers = 1, .num_heads = 1, .num_kv_heads = 1, .head_dim = 8, .max_context_tokens = 100, .page_tokens = 32};
+  const int64_t context_bytes = 4 * 32 * 2 * 8 * 2;
+  EXPECT_EQ(DefaultKvCacheBytes(shape, int64_t{1} << 40), 4 * context_bytes);
+  EXPECT_EQ(DefaultKvCacheBytes(shape, 8 * context_bytes), 2 * context_bytes);
+  EXPECT_EQ(DefaultKvCacheBytes(shape, context_bytes), context_bytes);
+}
+
+}  // namespace
+}  // namespace farspan

@@ -19,6 +19,17 @@ constexpr char kOutputName[] = "output.weight";
 constexpr char kRopeFactorsName[] = "rope_freqs.weight";
 constexpr int64_t kMaxVocabSize = 1 << 22;
 
+// A text's tokens index the embedding's rows: the file may have more rows than tokens, not fewer.
+absl::Status CheckTokensHaveRows(const GgufMetadata& metadata, int64_t vocab_size) {
+  constexpr std::string_view kKey = "tokenizer.ggml.tokens";
+  if (!metadata.Has(kKey)) return absl::OkStatus();
+  FARSPAN_ASSIGN_OR_RETURN(const std::span<const std::string> tokens, metadata.GetStrings(kKey));
+  if (std::cmp_less_equal(tokens.size(), vocab_size)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("key ", AbslView(kKey), ": expected at most ", vocab_size,
+                                                 " tokens, one for each row of ", kEmbeddingName, ", got ",
+                                                 tokens.size()));
+}
+
 // The embedding's rows are the vocabulary; the optional key must agree.
 absl::StatusOr<int64_t> VocabSize(const GgufFile& file, const LlamaConfig& config) {
   constexpr std::string_view kKey = "llama.vocab_size";
@@ -34,6 +45,7 @@ absl::StatusOr<int64_t> VocabSize(const GgufFile& file, const LlamaConfig& confi
     const auto rows = static_cast<uint64_t>(vocab_size);
     FARSPAN_RETURN_IF_ERROR(file.metadata().GetUint(kKey, rows, rows).status());
   }
+  FARSPAN_RETURN_IF_ERROR(CheckTokensHaveRows(file.metadata(), vocab_size));
   return vocab_size;
 }
 

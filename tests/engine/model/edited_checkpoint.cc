@@ -14,6 +14,7 @@ EditedCheckpoint::EditedCheckpoint(const TinyCheckpointOptions& options) {
   const GgufFile file = *GgufFile::Parse(ViewByteSource(std::as_bytes(std::span(bytes))));
   for (const auto& [key, value] : file.metadata().values()) {
     if (const auto* text = std::get_if<std::string>(&value.data)) texts[key] = *text;
+    if (const auto* list = std::get_if<std::vector<std::string>>(&value.data)) lists[key] = *list;
     if (const auto* number = std::get_if<uint64_t>(&value.data)) numbers[key] = static_cast<uint32_t>(*number);
     if (const auto* number = std::get_if<double>(&value.data)) floats[key] = static_cast<float>(*number);
     if (const auto* flag = std::get_if<bool>(&value.data)) flags[key] = *flag;
@@ -28,6 +29,7 @@ EditedCheckpoint::EditedCheckpoint(const TinyCheckpointOptions& options) {
 std::string EditedCheckpoint::Bytes() const {
   GgufWriter writer;
   for (const auto& [key, value] : texts) writer.AddString(key, value);
+  for (const auto& [key, value] : lists) writer.AddStrings(key, value);
   for (const auto& [key, value] : numbers) writer.AddUint32(key, value);
   for (const auto& [key, value] : floats) writer.AddFloat32(key, value);
   for (const auto& [key, value] : flags) writer.AddBool(key, value);

@@ -25,6 +25,7 @@ struct EditedCheckpoint {
   std::string Bytes() const;
 
   std::map<std::string, std::string> texts;
+  std::map<std::string, std::vector<std::string>> lists;
   std::map<std::string, uint32_t> numbers;
   std::map<std::string, float> floats;
   std::map<std::string, bool> flags;

@@ -23,19 +23,20 @@ constexpr size_t kMaxClippedBytes = 64;
 
 std::string UnitSuffix(const v1::FieldRule& rule) { return rule.unit().empty() ? "" : absl::StrCat(" ", rule.unit()); }
 
+// A bound as it was declared: whole numbers without a fraction or an exponent.
+std::string Spell(double bound) {
+  return std::trunc(bound) == bound ? absl::StrCat(static_cast<int64_t>(bound)) : absl::StrCat(bound);
+}
+
 // What is wrong with a number, or an empty text.
 std::string NumberProblem(const v1::FieldRule& rule, double value, const std::string& shown) {
   if (!std::isfinite(value)) return absl::StrCat("must be a finite number, got ", shown);
   if (rule.has_minimum() && (rule.exclusive_minimum() ? value <= rule.minimum() : value < rule.minimum())) {
-    return absl::StrCat("must be ", rule.exclusive_minimum() ? "greater than " : "at least ", rule.minimum(),
+    return absl::StrCat("must be ", rule.exclusive_minimum() ? "greater than " : "at least ", Spell(rule.minimum()),
                         UnitSuffix(rule), ", got ", shown);
   }
   if (rule.has_maximum() && value > rule.maximum()) {
-    return absl::StrCat("must be at most ",
-                        std::trunc(rule.maximum()) == rule.maximum()
-                            ? absl::StrCat(static_cast<int64_t>(rule.maximum()))
-                            : absl::StrCat(rule.maximum()),
-                        UnitSuffix(rule), ", got ", shown);
+    return absl::StrCat("must be at most ", Spell(rule.maximum()), UnitSuffix(rule), ", got ", shown);
   }
   return "";
 }

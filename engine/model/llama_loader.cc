@@ -81,9 +81,11 @@ absl::StatusOr<std::vector<float>> RopeFactors(const LlamaConfig& config, Weight
   if (!loader.Has(kRopeFactorsName)) return std::vector<float>();
   FARSPAN_ASSIGN_OR_RETURN(std::vector<float> factors, loader.ReadVector(kRopeFactorsName, config.rope_dim / 2));
   for (const float factor : factors) {
-    if (!(factor > 0)) {
+    // A smaller one would turn positions into angles beyond any use.
+    constexpr float kMinFactor = 1.0f / 4096;
+    if (!(factor >= kMinFactor)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", kRopeFactorsName, ": expected divisors above 0, got ", factor));
+          absl::StrCat("tensor ", kRopeFactorsName, ": expected divisors of at least 1/4096, got ", factor));
     }
   }
   return factors;

@@ -27,9 +27,10 @@ constexpr std::array<Architecture, 1> kArchitectures = {{
 }};
 
 absl::Status CheckOptions(const ModelOptions& options) {
-  if (options.max_batch_rows < 1) {
+  constexpr int64_t kMaxBatchRows = 1 << 16;
+  if (options.max_batch_rows < 1 || options.max_batch_rows > kMaxBatchRows) {
     return absl::InvalidArgumentError(
-        absl::StrCat("max_batch_rows: expected at least 1, got ", options.max_batch_rows));
+        absl::StrCat("max_batch_rows: expected 1 to ", kMaxBatchRows, ", got ", options.max_batch_rows));
   }
   if (options.page_tokens != 16 && options.page_tokens != 32 && options.page_tokens != 64) {
     return absl::InvalidArgumentError(absl::StrCat("page_tokens: expected 16, 32 or 64, got ", options.page_tokens));

@@ -71,8 +71,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Create(std::string_view template_text
   }
   return absl::FailedPreconditionError(
       "the model file's chat template is none that this server knows (ChatML, SmolLM2's ChatML), and templates of "
-      "model "
-      "files are never executed; send a raw prompt instead of a chat");
+      "model files are never executed; send a raw prompt instead of a chat");
 }
 
 absl::Status ChatTemplate::AppendMessage(std::string_view role, std::string_view content,

@@ -182,7 +182,7 @@ std::vector<Edit> TensorEdits() {
        {"tensor rope_freqs.weight", "expected [8]", "got [4]"}},
       {"RopeFactorsZero",
        [](EditedCheckpoint& file) { PutZeroRopeFactors(file, 8); },
-       {"tensor rope_freqs.weight", "above 0"}},
+       {"tensor rope_freqs.weight", "at least 1/4096"}},
   };
 }
 

@@ -18,7 +18,6 @@ constexpr int64_t kTileOutputs = 3;        // 4 x 3 accumulators, 3 weights, 1 x
 constexpr int64_t kTileBytes = 192 << 10;  // of widened weights a task: well inside L2
 // How far ahead weights are asked for, beyond the run at work: rows are short and several are read at once, so that
 // hardware prefetchers lag. The first pass over a run, for its scales, must find it in cache.
-// lag.
 constexpr int64_t kPrefetchBytes = 1024;
 
 int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }

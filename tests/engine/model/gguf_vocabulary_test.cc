@@ -35,7 +35,7 @@ absl::StatusOr<Vocabulary> Read(const std::map<std::string, std::optional<GgufVa
   for (const auto& [key, value] : changes) values[key] = value;
   GgufMetadata metadata;
   for (const auto& [key, value] : values) {
-    if (value.has_value()) metadata.Insert(key, *value);
+    if (value.has_value()) metadata.Insert(std::string(key), GgufValue(*value));
   }
   return ReadGgufVocabulary(metadata);
 }

@@ -92,7 +92,8 @@ void GenerationStream::OnFinished(const FinishedEvent& event) {
   } else {
     outcome.status = EndedEarly(event);
   }
-  listener_->OnEnd(outcome);
+  // A call holds its stream and the stream its call: letting go here frees both.
+  std::exchange(listener_, nullptr)->OnEnd(outcome);
 }
 
 void GenerationStream::TakeHeldToken(bool is_stop) {

@@ -18,7 +18,7 @@
 
 namespace farspan {
 
-// Delivery thread only, except construction. The model and the listener outlive it.
+// Delivery thread only, except construction. The model outlives it; the listener is let go after OnEnd.
 class GenerationStream {
  public:
   // INVALID_ARGUMENT when a stop string cannot be matched (the parser has refused those already).
@@ -48,7 +48,7 @@ class GenerationStream {
 
   Presentation presentation_;
   const ServedModel& model_;
-  const std::shared_ptr<GenerationListener> listener_;
+  std::shared_ptr<GenerationListener> listener_;  // until the request has ended
   Detokenizer detokenizer_;
   StopMatcher matcher_;
   v1::GenerationDelta delta_;          // what the next response will hold

@@ -41,7 +41,8 @@ std::vector<FieldViolation> Try(const FieldDescriptor& field, const std::functio
 
 void SetNumber(const FieldDescriptor& field, double value, Message* message) {
   const auto* reflection = message->GetReflection();
-  const auto whole = static_cast<int64_t>(value);
+  const bool is_whole = field.cpp_type() != FieldDescriptor::CPPTYPE_DOUBLE;
+  const auto whole = is_whole ? static_cast<int64_t>(value) : 0;
   const bool repeated = field.is_repeated();
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:

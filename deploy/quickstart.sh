@@ -96,6 +96,7 @@ parse_arguments() {
 check_before() {
   if [[ -n $model_path ]]; then
     [[ -f $model_path && -r $model_path ]] || refuse "--model: '$model_path' is no readable file" 66
+    [[ $(head -c 4 -- "$model_path" | tr -d '\0') == GGUF ]] || refuse "--model: '$model_path' is no GGUF file" 65
     model_path=$(realpath -- "$model_path")
   fi
   [[ -r $text_path ]] || refuse "$text_path is missing; the package base-files holds it" 66
@@ -150,6 +151,12 @@ confirm_packages() {
   local answer
   read -r -p "Install these Debian packages: ${1//$'\n'/ }? [Y/n] " answer
   [[ -z $answer || $answer == [Yy]* ]] || refuse "nothing was installed" 75
+}
+
+make_directories() {
+  if ! mkdir -p "$run_dir" "$stages_log_dir" 2>/dev/null || [[ ! -w $run_dir || ! -w $stages_log_dir ]]; then
+    refuse "cannot write in '$build_dir'; choose another with --build-dir" 73
+  fi
 }
 
 configure_and_build() {
@@ -236,6 +243,7 @@ main() {
   missing=$("$root/deploy/install-packages.sh" --missing)
   announce "$missing"
   confirm_packages "$missing"
+  make_directories
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM

@@ -56,6 +56,22 @@ test_bad_arguments_get_one_sentence() {
   expect_refusal 66 "--model: '/nowhere/a.gguf' is no readable file" --model /nowhere/a.gguf
 }
 
+test_a_file_of_another_format_is_refused_before_the_build() {
+  printf '\177ELF' >"$check_scratch/other"
+  expect_refusal 65 "--model: '$check_scratch/other' is no GGUF file" --model "$check_scratch/other"
+  : >"$check_scratch/other"
+  expect_refusal 65 "--model: '$check_scratch/other' is no GGUF file" --model "$check_scratch/other"
+}
+
+test_a_build_directory_that_cannot_be_made_is_named() {
+  : >"$check_scratch/file"
+  run "$check_root/deploy/quickstart.sh" --yes --build-dir "$check_scratch/file/build" \
+    --grpc-port 50989 --metrics-port 50990
+  expect_status 73 "--build-dir below a file"
+  expect_last_line "quickstart: cannot write in '$check_scratch/file/build'; choose another with --build-dir" \
+    "--build-dir below a file"
+}
+
 test_a_busy_port_is_named() {
   start_listener
   expect_refusal 69 "port $busy_port on 127.0.0.1 is busy; choose another with --grpc-port" --grpc-port "$busy_port"
@@ -79,5 +95,7 @@ test_the_prompt_holds_the_fact_as_a_paragraph_near_its_place() {
 
 test_help
 test_bad_arguments_get_one_sentence
+test_a_file_of_another_format_is_refused_before_the_build
+test_a_build_directory_that_cannot_be_made_is_named
 test_a_busy_port_is_named
 test_the_prompt_holds_the_fact_as_a_paragraph_near_its_place

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/attention/field_rules.h"
 
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -26,6 +28,13 @@ std::string UnitSuffix(const v1::FieldRule& rule) { return rule.unit().empty() ?
 // A bound as it was declared: whole numbers without a fraction or an exponent.
 std::string Spell(double bound) {
   return std::trunc(bound) == bound ? absl::StrCat(static_cast<int64_t>(bound)) : absl::StrCat(bound);
+}
+
+// A value with as many digits as tell it from every other: one just past a bound must not read like the bound.
+std::string Exactly(double value) {
+  std::array<char, 32> digits;
+  const std::to_chars_result end = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  return std::string(digits.data(), end.ptr);
 }
 
 // What is wrong with a number, or an empty text.
@@ -77,7 +86,7 @@ class Element {
       case FieldDescriptor::CPPTYPE_DOUBLE: {
         const double value = index_ < 0 ? reflection_.GetDouble(message_, &field_)
                                         : reflection_.GetRepeatedDouble(message_, &field_, index_);
-        return NumberProblem(rule, value, absl::StrCat(value));
+        return NumberProblem(rule, value, Exactly(value));
       }
       case FieldDescriptor::CPPTYPE_ENUM: {
         const int value = index_ < 0 ? reflection_.GetEnumValue(message_, &field_)

@@ -28,6 +28,8 @@ TEST(FieldRulesTest, BoundsAreInclusiveUnlessDeclaredOtherwise) {
   EXPECT_EQ(Problem(sampling), "top_p: must be greater than 0, got 0");
   sampling.set_top_p(1.5);
   EXPECT_EQ(Problem(sampling), "top_p: must be at most 1, got 1.5");
+  sampling.set_top_p(1.0000001);
+  EXPECT_EQ(Problem(sampling), "top_p: must be at most 1, got 1.0000001");
 }
 
 TEST(FieldRulesTest, NumbersThatAreNotFiniteAreRefusedEverywhere) {

@@ -201,7 +201,7 @@ v1::ComparePoliciesResponse ComparisonCall::Table() const {
 
 void ComparisonCall::EndCall(const absl::Status& status) {
   if (std::exchange(ended_, true)) return;
-  log_.End(status, accepted_);
+  log_.End(LoggedStatus(status), accepted_);
   ticket_.Release();
   slot_.Release();
   End(absl::IsUnavailable(status) ? WithRetryAfter(status, serving_->gate->RetryDelay()) : status);

@@ -84,7 +84,7 @@ absl::StatusOr<std::shared_ptr<DeliverySink>> GenerateCall::Submit() {
 
 void GenerateCall::OnEnd(const GenerationOutcome& outcome) {
   log_.SetOutcome(policy_, outcome);
-  log_.End(outcome.status, /*accepted=*/true);
+  log_.End(LoggedStatus(outcome.status), /*accepted=*/true);
   serving_->gate->OnRequestEnded();
   slot_.Release();
   End(absl::IsUnavailable(outcome.status) ? WithRetryAfter(outcome.status, serving_->gate->RetryDelay())

@@ -2,6 +2,7 @@
 #include "server/model_loader.h"
 
 #include <filesystem>
+#include <map>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -17,6 +18,7 @@ namespace farspan {
 namespace {
 
 constexpr int64_t kQueuedContexts = 8;
+constexpr char kMaxModelLen[] = "--max-model-len";
 
 // Of the file, before the engine says more of it; 0 where the file does not say.
 int64_t DeclaredContextTokens(const GgufMetadata& metadata) {
@@ -48,8 +50,8 @@ EngineOptions OptionsOf(const ServerConfig& config, int64_t context_tokens, int6
 // Refusals of an option name it; everything else is about the file.
 ExitCode CodeOf(const absl::Status& status) {
   if (absl::IsInternal(status)) return ExitCode::kInternal;
-  for (const char* option : {"cpu_isa", "threads", "max_context_tokens", "page_tokens", "block_size", "kv_cache_bytes",
-                             "max_num_", "max_batch_rows"}) {
+  for (const char* option : {kMaxModelLen, "cpu_isa", "threads", "max_context_tokens", "page_tokens", "block_size",
+                             "kv_cache_bytes", "max_num_", "max_batch_rows"}) {
     if (absl::StartsWith(status.message(), option)) return ExitCode::kUsage;
   }
   return absl::IsResourceExhausted(status) ? ExitCode::kInternal : ExitCode::kBadModel;
@@ -67,7 +69,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServerConfig& config, Me
   model->policies = BuiltinPolicies();
   model->default_attention = config.attention_policy;
   model->num_threads = config.threads ? *config.threads : AvailableCores();
-  const int64_t context = config.max_model_len ? *config.max_model_len : DeclaredContextTokens(file.metadata());
+  const int64_t declared = DeclaredContextTokens(file.metadata());
+  const int64_t context = config.max_model_len.value_or(declared);
+  if (declared > 0 && context > declared) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kMaxModelLen, ": must be at most the model's ", declared, " tokens, got ", context));
+  }
   FARSPAN_ASSIGN_OR_RETURN(model->engine, CreateEngine(file, OptionsOf(config, context, model->num_threads), metrics));
   model->shape = model->engine->shape();
   model->system_fingerprint =
@@ -83,6 +90,22 @@ std::unique_ptr<ServedModel> LoadServedModel(const ServerConfig& config, Metrics
   if (model.ok()) return *std::move(model);
   *error = {.exit_code = CodeOf(model.status()), .sentence = std::string(model.status().message())};
   return nullptr;
+}
+
+std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const ServedModel& model) {
+  const Engine& engine = *model.engine;
+  const std::map<std::string, std::string> resolved = {
+      {"max-model-len", absl::StrCat(model.shape.max_context_tokens)},
+      {"kv-cache-bytes", absl::StrCat(engine.kv_cache_bytes())},
+      {"threads", absl::StrCat(model.num_threads)},
+      {"cpu-isa", std::string(engine.backend().name().substr(engine.backend().name().find('/') + 1))},
+      {"max-num-queued-tokens", absl::StrCat(engine.config().max_num_queued_tokens)},
+      {"served-model-name", model.name}};
+  for (ConfigValue& value : values) {
+    const auto place = resolved.find(value.name);
+    if (place != resolved.end()) value.value = place->second;
+  }
+  return values;
 }
 
 std::string ServedModelName(const ServerConfig& config) {

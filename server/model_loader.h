@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/config.h"
@@ -19,6 +21,9 @@ struct LoadError {
 // The engine is not started. Takes as long as reading the file. `metrics` outlives the model. On failure the result is
 // null and `error` says why and with which code the process should end.
 std::unique_ptr<ServedModel> LoadServedModel(const ServerConfig& config, MetricsSink* metrics, LoadError* error);
+
+// `values` with what "auto" has come to for the loaded model.
+std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const ServedModel& model);
 
 // "SmolLM2-135M" for "/models/SmolLM2-135M.gguf", unless the settings name it.
 std::string ServedModelName(const ServerConfig& config);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/base/status_macros.h"
+#include "server/model_loader.h"
 #include "server/server_log.h"
 
 namespace farspan {
@@ -66,7 +67,7 @@ absl::Status Server::Serve(std::unique_ptr<ServedModel> model) {
   text_pool_ = std::make_unique<TextPool>(static_cast<int>(config_.text_threads),
                                           static_cast<size_t>(config_.max_num_queued_reqs));
   serving_context_ = {.config = &config_,
-                      .config_values = config_values_,
+                      .config_values = EffectiveValues(config_values_, *model_),
                       .model = model_.get(),
                       .gate = gate_.get(),
                       .calls = calls_.get(),

@@ -3,6 +3,7 @@
 // reader costs memory bounded by what its request may generate, and no thread.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "absl/status/status.h"
 #include "engine/base/mutex.h"
 #include "server/call_registry.h"
+#include "server/error.h"
 #include "server/status_grpc.h"
 
 namespace farspan {
@@ -55,6 +57,7 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledC
       MutexLock lock(&mutex_);
       if (!in_flight_ || unread_bytes_ < kUnreadLimitBytes || now - write_started_ < kUnreadLimitTime) return;
     }
+    stalled_.store(true);
     // A status would have to wait behind the text that nobody reads.
     context_->TryCancel();
   }
@@ -80,6 +83,13 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledC
 
   grpc::CallbackServerContext* context() const { return context_; }
 
+  // What to log of a call that ended with `status`: a client that does not read cannot be told the reason, the operator
+  // can.
+  absl::Status LoggedStatus(const absl::Status& status) const {
+    if (!stalled_.load()) return status;
+    return MakeError(absl::StatusCode::kResourceExhausted, reason::kSlowReader, "the client did not read its output");
+  }
+
  private:
   void StartNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (in_flight_ || finished_) return;
@@ -99,6 +109,7 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledC
   }
 
   grpc::CallbackServerContext* const context_;
+  std::atomic<bool> stalled_{false};  // ended by EndIfStalled
   Mutex mutex_;
   std::deque<Response> pending_ ABSL_GUARDED_BY(mutex_);
   std::optional<Response> in_flight_ ABSL_GUARDED_BY(mutex_);  // gRPC reads it until OnWriteDone

@@ -25,7 +25,14 @@ struct EngineConfig {
   int64_t max_num_batched_tokens = 512;   // rows of one step, decode rows and prefill chunks together
   int64_t max_num_queued_requests = 256;  // accepted and not yet running
   int64_t max_num_queued_tokens = 65536;  // prompt tokens of those
-  bool poison_freed_pages = false;        // tests: a freed page becomes NaN
+  int64_t max_num_queued_requests_per_tenant = 256;
+  bool prefix_caching = true;
+  // Longest step that decodes should wait for: a step with decode rows takes fewer prompt tokens where it would last
+  // longer. Zero has no bound.
+  SteadyDuration max_inter_token_latency{};
+  // Waiting this long counts as one step of priority.
+  SteadyDuration priority_ageing = std::chrono::seconds(10);
+  bool poison_freed_pages = false;  // tests: a freed page becomes NaN
 };
 
 // What an engine is made of; all of one device. The sink and the clock are the caller's and outlive the engine.

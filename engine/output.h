@@ -16,14 +16,13 @@
 namespace farspan {
 
 enum class FinishReason : uint8_t {
-  kStop,       // a stop id, or Cancel(kStopString)
+  kStop,       // a stop id, or RequestHandle::StopSample
   kLength,     // max_tokens, or the last forced token
   kCancelled,  // the client left
   kDeadline,
+  kQueueTimeout,  // not begun by its queue_deadline
   kError,
 };
-
-enum class CancelReason : uint8_t { kClient, kStopString };
 
 // Where a request was when it ended early.
 enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };
@@ -77,16 +76,26 @@ struct PrefillProgressEvent {
 };
 
 struct NewTokensEvent {
+  int sample = 0;  // which of the request's samples
   std::vector<TokenId> tokens;
   std::vector<TokenLogprobs> logprobs;  // one a token where asked for, else empty
 };
 
-struct FinishedEvent {
+// How one sample of a request ended.
+struct SampleOutcome {
   FinishReason reason = FinishReason::kError;
-  absl::Status status;                // OK for kStop and kLength, else why
-  std::optional<TokenId> stop_token;  // the stop id that ended it; it is the last of the tokens reported
+  std::optional<TokenId> stop_token;  // the stop id that ended it; it is the last of the sample's tokens
+  int64_t generated_tokens = 0;
+};
+
+// The end of all samples. A failure of one fails the request.
+struct FinishedEvent {
+  FinishReason reason = FinishReason::kError;  // of the failure, else of the first sample
+  absl::Status status;                         // OK for kStop and kLength, else why
+  std::optional<TokenId> stop_token;           // of the first sample
+  std::vector<SampleOutcome> samples;          // every sample's; empty when the request failed
   RequestPhase phase = RequestPhase::kQueued;
-  RequestStatistics statistics;
+  RequestStatistics statistics;  // summed over samples, the prompt counted once
 };
 
 using OutputEvent = std::variant<StartedEvent, PrefillProgressEvent, NewTokensEvent, FinishedEvent>;

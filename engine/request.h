@@ -15,6 +15,10 @@
 
 namespace farspan {
 
+inline constexpr int kMaxSamples = 8;
+inline constexpr int kMinPriority = -100;
+inline constexpr int kMaxPriority = 100;
+
 // When generation ends, in tokens. Stop strings live with whoever turns tokens into text.
 struct StopConditions {
   int64_t max_tokens = 0;               // >= 1; prompt + max_tokens fits the model's context
@@ -33,8 +37,13 @@ struct Request {
   // Tokens that are run as decode rows instead of drawn ones, logprobs reported; then generation ends with kLength.
   // Empty for ordinary requests; else exactly stop.max_tokens of them, and stop ids are ignored.
   std::vector<TokenId> forced_tokens;
+  int num_samples = 1;           // continuations drawn from one computed prompt; 1 to kMaxSamples
+  bool use_prefix_cache = true;  // false neither reads nor feeds it; prompt_logprobs imply not reading
+  std::string tenant;            // shares the engine fairly with other tenants and its cached pages with none
+  int priority = 0;              // smaller runs earlier, kMinPriority to kMaxPriority
   SteadyTime arrival{};
   SteadyTime deadline = kNoDeadline;
+  SteadyTime queue_deadline = kNoDeadline;  // when a request that has not begun by then is given up
 };
 
 }  // namespace farspan

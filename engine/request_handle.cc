@@ -23,17 +23,16 @@ void Doorbell::WaitUntil(SteadyTime deadline) {
   rung_ = false;
 }
 
-void RequestHandle::Cancel(CancelReason reason) {
-  int expected = kNotCancelled;
-  if (cancel_.compare_exchange_strong(expected, static_cast<int>(reason), std::memory_order_acq_rel)) {
-    doorbell_->Ring();
-  }
-}
+void RequestHandle::Cancel() { Set(kCancelled); }
 
-std::optional<CancelReason> RequestHandle::cancelled() const {
-  const int reason = cancel_.load(std::memory_order_acquire);
-  if (reason == kNotCancelled) return std::nullopt;
-  return static_cast<CancelReason>(reason);
+void RequestHandle::StopSample(int sample) { Set(SampleBit(sample)); }
+
+void RequestHandle::Set(uint32_t bit) {
+  uint32_t state = state_.load(std::memory_order_acquire);
+  do {
+    if ((state & (bit | kCancelled)) != 0) return;
+  } while (!state_.compare_exchange_weak(state, state | bit, std::memory_order_acq_rel));
+  doorbell_->Ring();
 }
 
 }  // namespace farspan

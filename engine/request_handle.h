@@ -3,8 +3,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "engine/base/mutex.h"
 #include "engine/output.h"
@@ -29,14 +29,21 @@ class RequestHandle {
  public:
   explicit RequestHandle(std::shared_ptr<Doorbell> doorbell) : doorbell_(std::move(doorbell)) {}
 
-  // Ends the request within two steps; a no-op once it has ended. The first reason given counts.
-  void Cancel(CancelReason reason);
-  std::optional<CancelReason> cancelled() const;
+  // Ends the request within two steps; a no-op once it has ended.
+  void Cancel();
+  // Ends one sample as kStop: a stop string was found in its text. A no-op after Cancel; a later Cancel leaves it be.
+  void StopSample(int sample);
+
+  bool cancelled() const { return (state_.load(std::memory_order_acquire) & kCancelled) != 0; }
+  bool stopped(int sample) const { return (state_.load(std::memory_order_acquire) & SampleBit(sample)) != 0; }
 
  private:
-  static constexpr int kNotCancelled = -1;
+  static constexpr uint32_t kCancelled = 1u << 31;
+  static constexpr uint32_t SampleBit(int sample) { return 1u << sample; }
+  void Set(uint32_t bit);
+
   const std::shared_ptr<Doorbell> doorbell_;
-  std::atomic<int> cancel_{kNotCancelled};
+  std::atomic<uint32_t> state_{0};
 };
 
 }  // namespace farspan

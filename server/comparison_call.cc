@@ -93,7 +93,7 @@ void ComparisonCall::Advance() {
     failure_ = StartRun(run);
   }
   if (!failure_.ok()) {
-    for (const std::shared_ptr<DeliverySink>& sink : live_) sink->Cancel(CancelReason::kClient);
+    for (const std::shared_ptr<DeliverySink>& sink : live_) sink->Cancel();
   }
   if (num_running_ > 0) return;
   if (!failure_.ok()) return EndCall(failure_);
@@ -131,7 +131,7 @@ absl::Status ComparisonCall::StartRun(const Run& run) {
       StartGeneration(std::move(generation), std::make_shared<RunListener>(shared_from_this(), run), *serving_));
   accepted_ = true;
   ++num_running_;
-  if (context()->IsCancelled()) sink->Cancel(CancelReason::kClient);
+  if (context()->IsCancelled()) sink->Cancel();
   live_.push_back(std::move(sink));
   return absl::OkStatus();
 }
@@ -218,7 +218,7 @@ bool ComparisonCall::TryMerge(v1::ComparePoliciesResponse* back, v1::ComparePoli
 void ComparisonCall::OnCancel() {
   if (std::chrono::steady_clock::now() >= deadline_) return;
   MutexLock lock(&mutex_);
-  for (const std::shared_ptr<DeliverySink>& sink : live_) sink->Cancel(CancelReason::kClient);
+  for (const std::shared_ptr<DeliverySink>& sink : live_) sink->Cancel();
   waiting_.clear();
   if (failure_.ok()) {
     failure_ = MakeError(absl::StatusCode::kCancelled, reason::kCancelled, "the call was cancelled");

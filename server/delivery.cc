@@ -18,23 +18,36 @@ void DeliverySink::OnEvent(OutputEvent event) {
 }
 
 void DeliverySink::SetHandle(std::shared_ptr<RequestHandle> handle) {
-  std::optional<CancelReason> cancelled;
+  bool cancelled = false;
+  std::vector<int> stopped;
   {
     MutexLock lock(&mutex_);
     handle_ = handle;
     cancelled = cancelled_;
+    stopped = std::exchange(stopped_samples_, {});
   }
-  if (cancelled) handle->Cancel(*cancelled);
+  for (const int sample : stopped) handle->StopSample(sample);
+  if (cancelled) handle->Cancel();
 }
 
-void DeliverySink::Cancel(CancelReason reason) {
+void DeliverySink::Cancel() {
   std::shared_ptr<RequestHandle> handle;
   {
     MutexLock lock(&mutex_);
-    if (!cancelled_) cancelled_ = reason;
+    cancelled_ = true;
     handle = handle_;
   }
-  if (handle) handle->Cancel(reason);
+  if (handle) handle->Cancel();
+}
+
+void DeliverySink::StopSample(int sample) {
+  std::shared_ptr<RequestHandle> handle;
+  {
+    MutexLock lock(&mutex_);
+    if (!handle_ && !cancelled_) stopped_samples_.push_back(sample);
+    handle = handle_;
+  }
+  if (handle) handle->StopSample(sample);
 }
 
 void DeliverySink::Deliver() {
@@ -45,7 +58,7 @@ void DeliverySink::Deliver() {
     scheduled_ = false;
   }
   for (const OutputEvent& event : events) {
-    stream_->OnEvent(event, [this] { Cancel(CancelReason::kStopString); });
+    stream_->OnEvent(event, [this](int sample) { StopSample(sample); });
   }
 }
 

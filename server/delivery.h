@@ -6,7 +6,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <thread>
 #include <vector>
 
@@ -30,12 +29,13 @@ class DeliverySink final : public OutputSink, public std::enable_shared_from_thi
   // After the engine has accepted the request. Thread-safe.
   void SetHandle(std::shared_ptr<RequestHandle> handle);
   // Also before SetHandle. Thread-safe.
-  void Cancel(CancelReason reason);
+  void Cancel();
 
  private:
   friend class Delivery;
   // Delivery thread.
   void Deliver();
+  void StopSample(int sample);
 
   Delivery* const delivery_;
   const std::unique_ptr<GenerationStream> stream_;  // delivery thread only
@@ -43,7 +43,8 @@ class DeliverySink final : public OutputSink, public std::enable_shared_from_thi
   std::vector<OutputEvent> events_ ABSL_GUARDED_BY(mutex_);
   bool scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<RequestHandle> handle_ ABSL_GUARDED_BY(mutex_);
-  std::optional<CancelReason> cancelled_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<int> stopped_samples_ ABSL_GUARDED_BY(mutex_);  // before the handle was known
 };
 
 // Thread-safe. Destroyed after the engine, so that every event arrives.

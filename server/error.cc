@@ -81,6 +81,9 @@ absl::Status EndedEarly(const FinishedEvent& event) {
         return MakeError(absl::StatusCode::kUnavailable, reason::kDraining, "the server is shutting down", metadata);
       }
       return MakeError(absl::StatusCode::kCancelled, reason::kCancelled, "the call was cancelled", metadata);
+    case FinishReason::kQueueTimeout:
+      return MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueTimeout,
+                       "the request waited for max_queue_duration without being started", metadata);
     case FinishReason::kStop:
     case FinishReason::kLength:
     case FinishReason::kError:

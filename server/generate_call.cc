@@ -66,7 +66,7 @@ void GenerateCall::ParseAndSubmit() {
     sink_ = *sink;
     cancelled = cancelled_;
   }
-  if (cancelled) (*sink)->Cancel(CancelReason::kClient);
+  if (cancelled) (*sink)->Cancel();
 }
 
 absl::StatusOr<std::shared_ptr<DeliverySink>> GenerateCall::Submit() {
@@ -106,7 +106,7 @@ void GenerateCall::OnCancel() {
     cancelled_ = true;
     sink = sink_;
   }
-  if (sink) sink->Cancel(CancelReason::kClient);
+  if (sink) sink->Cancel();
 }
 
 }  // namespace farspan

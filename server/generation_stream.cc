@@ -27,10 +27,10 @@ GenerationStream::GenerationStream(Presentation presentation, const ServedModel&
       detokenizer_(*model.tokenizer),
       matcher_(std::move(matcher)) {}
 
-void GenerationStream::OnEvent(const OutputEvent& event, const std::function<void()>& cancel) {
+void GenerationStream::OnEvent(const OutputEvent& event, const StopSample& stop_sample) {
   if (const auto* started = std::get_if<StartedEvent>(&event)) return OnStarted(*started);
   if (const auto* progress = std::get_if<PrefillProgressEvent>(&event)) return OnProgress(*progress);
-  if (const auto* tokens = std::get_if<NewTokensEvent>(&event)) return OnTokens(*tokens, cancel);
+  if (const auto* tokens = std::get_if<NewTokensEvent>(&event)) return OnTokens(*tokens, stop_sample);
   OnFinished(std::get<FinishedEvent>(event));
 }
 
@@ -58,7 +58,7 @@ void GenerationStream::OnProgress(const PrefillProgressEvent& event) {
   listener_->OnResponse(std::move(response));
 }
 
-void GenerationStream::OnTokens(const NewTokensEvent& event, const std::function<void()>& cancel) {
+void GenerationStream::OnTokens(const NewTokensEvent& event, const StopSample& stop_sample) {
   if (matched_) return;  // what the engine computed before it saw the cancel
   for (size_t i = 0; i < event.tokens.size() && !matched_; ++i) {
     TakeHeldToken(/*is_stop=*/false);
@@ -73,7 +73,7 @@ void GenerationStream::OnTokens(const NewTokensEvent& event, const std::function
     if (!MayBeStopToken(token)) TakeHeldToken(/*is_stop=*/false);
   }
   SendDelta();
-  if (matched_) cancel();
+  if (matched_) stop_sample(event.sample);
 }
 
 void GenerationStream::OnFinished(const FinishedEvent& event) {

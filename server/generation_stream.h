@@ -2,6 +2,7 @@
 // One generation between engine and API: turns tokens into text, ends it at a stop string, and spells statistics.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,8 +26,9 @@ class GenerationStream {
   static absl::StatusOr<std::unique_ptr<GenerationStream>> Create(Presentation presentation, const ServedModel& model,
                                                                   std::shared_ptr<GenerationListener> listener);
 
-  // `cancel` ends the engine's request once a stop string has matched; called at most once.
-  void OnEvent(const OutputEvent& event, const std::function<void()>& cancel);
+  // Ends a sample in the engine once a stop string has matched in it; called at most once a sample.
+  using StopSample = std::function<void(int sample)>;
+  void OnEvent(const OutputEvent& event, const StopSample& stop_sample);
 
  private:
   GenerationStream(Presentation presentation, const ServedModel& model, StopMatcher matcher,
@@ -34,7 +36,7 @@ class GenerationStream {
 
   void OnStarted(const StartedEvent& event);
   void OnProgress(const PrefillProgressEvent& event);
-  void OnTokens(const NewTokensEvent& event, const std::function<void()>& cancel);
+  void OnTokens(const NewTokensEvent& event, const StopSample& stop_sample);
   void OnFinished(const FinishedEvent& event);
 
   // Text of a token held back because it may turn out to be the stop token.

@@ -14,13 +14,13 @@ namespace {
 
 constexpr const char* kBands[] = {"le4k", "le16k", "le64k", "le256k", "gt256k"};
 constexpr const char* kPhases[] = {"prefill", "decode"};
-constexpr const char* kFinishReasons[] = {"stop", "length", "cancelled", "deadline", "error"};
+constexpr const char* kFinishReasons[] = {"stop", "length", "cancelled", "deadline", "queue_timeout", "error"};
 constexpr const char* kMethods[] = {"Generate", "Tokenize", "Detokenize", "ComparePolicies"};
 constexpr absl::string_view kRejections[] = {
-    reason::kInvalidField,      reason::kRequestTooLarge, reason::kPromptTooLong, reason::kKvNeverFits,
-    reason::kChatUnsupported,   reason::kModelNotFound,   reason::kQueueFull,     reason::kTokensQueued,
-    reason::kPolicyUnsupported, reason::kConnectionLimit, reason::kDraining,      reason::kDeviceLost,
-    reason::kCancelled,         reason::kInternal};
+    reason::kInvalidField,    reason::kRequestTooLarge,   reason::kPromptTooLong,   reason::kKvNeverFits,
+    reason::kChatUnsupported, reason::kModelNotFound,     reason::kQueueFull,       reason::kTokensQueued,
+    reason::kTenantQuota,     reason::kPolicyUnsupported, reason::kConnectionLimit, reason::kDraining,
+    reason::kDeviceLost,      reason::kCancelled,         reason::kInternal};
 
 size_t BandOf(int64_t prompt_tokens) {
   size_t band = 0;

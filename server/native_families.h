@@ -32,7 +32,7 @@ class NativeFamilies {
 
  private:
   static constexpr size_t kNumBands = 5;
-  static constexpr size_t kNumReasons = 5;
+  static constexpr size_t kNumReasons = 6;
   static constexpr size_t kNumPhases = 2;
   using BandHistograms = std::array<prometheus::Histogram*, kNumBands>;
   using PhaseCounters = std::array<prometheus::Counter*, kNumPhases>;

@@ -42,6 +42,8 @@ void PrometheusSink::OnRequestFinished(const RequestFinishedEvent& event) {
 }
 
 // Read from the engine's snapshot when the page is asked for.
+void PrometheusSink::OnPreempted(std::string_view) {}
+void PrometheusSink::OnPrefixLookup(const PrefixLookupEvent&) {}
 void PrometheusSink::OnGauges(const EngineGauges&) {}
 
 void PrometheusSink::OnRejected(absl::string_view reason) {

@@ -60,6 +60,8 @@ class PrometheusSink final : public MetricsSink, public ServerMetrics {
   void OnTraffic(const TrafficEvent& event) override;
   void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) override;
   void OnRequestFinished(const RequestFinishedEvent& event) override;
+  void OnPreempted(std::string_view policy) override;
+  void OnPrefixLookup(const PrefixLookupEvent& event) override;
   void OnGauges(const EngineGauges& gauges) override;
 
   void OnRejected(absl::string_view reason) override;

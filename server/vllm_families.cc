@@ -70,6 +70,7 @@ void VllmFamilies::OnRequestFinished(const RequestFinishedEvent& event) {
       break;
     case FinishReason::kCancelled:
     case FinishReason::kDeadline:
+    case FinishReason::kQueueTimeout:
       abort_->Increment();
       break;
     case FinishReason::kError:

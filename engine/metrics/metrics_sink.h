@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "engine/output.h"
 
@@ -31,12 +32,32 @@ struct RequestFinishedEvent {
   const RequestStatistics* statistics = nullptr;  // valid during the call
 };
 
-// State after a step.
+// What the prefix cache had of one prompt, when the request begins. Requests that bypass the cache report none.
+struct PrefixLookupEvent {
+  std::string_view policy;
+  int64_t queried_tokens = 0;
+  int64_t hit_tokens = 0;
+};
+
+// One policy's share of the engine, over live requests.
+struct PolicyGauges {
+  std::string_view policy;
+  int64_t requests_waiting = 0;
+  int64_t requests_running = 0;
+  int64_t resident_bytes = 0;  // KV pages held; a shared page counts once in each request that holds it
+  int64_t side_data_bytes = 0;
+  int64_t logical_tokens = 0;
+  int64_t resident_tokens = 0;
+};
+
+// State after a step. free + used + cached pages are all pages.
 struct EngineGauges {
   int64_t requests_waiting = 0;
   int64_t requests_running = 0;
   int64_t kv_pages_free = 0;
-  int64_t kv_pages_used = 0;
+  int64_t kv_pages_used = 0;           // held by live requests, shared ones once
+  int64_t kv_pages_cached = 0;         // held by the prefix cache alone
+  std::vector<PolicyGauges> policies;  // those with live requests
 };
 
 // Called on the engine thread; must not block.
@@ -48,6 +69,9 @@ class MetricsSink {
   // `gap` is the time since the request's previous token, or since its arrival for the first one.
   virtual void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) = 0;
   virtual void OnRequestFinished(const RequestFinishedEvent& event) = 0;
+  // A running request was stopped to make room; it will be computed again.
+  virtual void OnPreempted(std::string_view policy) = 0;
+  virtual void OnPrefixLookup(const PrefixLookupEvent& event) = 0;
   virtual void OnGauges(const EngineGauges& gauges) = 0;
 };
 
@@ -58,6 +82,8 @@ class NullMetricsSink final : public MetricsSink {
   void OnTraffic(const TrafficEvent&) override {}
   void OnToken(std::string_view, bool, SteadyDuration, int64_t) override {}
   void OnRequestFinished(const RequestFinishedEvent&) override {}
+  void OnPreempted(std::string_view) override {}
+  void OnPrefixLookup(const PrefixLookupEvent&) override {}
   void OnGauges(const EngineGauges&) override {}
 };
 

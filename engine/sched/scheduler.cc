@@ -24,15 +24,13 @@ const char* PhaseName(RequestPhase phase) {
   return "";
 }
 
-Outcome CancelOutcome(CancelReason reason) {
-  if (reason == CancelReason::kStopString) return {.reason = FinishReason::kStop};
-  return {.reason = FinishReason::kCancelled, .status = absl::CancelledError("the request was cancelled")};
-}
-
 // How the sequence must end now, if it must.
 std::optional<Outcome> OutcomeAt(const Sequence& sequence, SteadyTime now) {
   if (sequence.outcome()) return sequence.outcome();
-  if (const auto reason = sequence.handle().cancelled()) return CancelOutcome(*reason);
+  if (sequence.handle().stopped(0)) return Outcome{.reason = FinishReason::kStop};
+  if (sequence.handle().cancelled()) {
+    return Outcome{.reason = FinishReason::kCancelled, .status = absl::CancelledError("the request was cancelled")};
+  }
   if (sequence.request().deadline <= now) {
     return Outcome{
         .reason = FinishReason::kDeadline,

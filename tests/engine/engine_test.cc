@@ -127,8 +127,8 @@ TEST(EngineTest, CancelFreesPagesWithinTwoSteps) {
   const LiveRequest prefilling = harness.Submit(harness.MakeRequest(MakePrompt(900, 2), 10));
   for (int i = 0; i < 4; ++i) harness.engine().TEST_Step();
   ASSERT_GT(harness.engine().stats().kv_pages_used, 0);
-  decoding.handle->Cancel(CancelReason::kClient);
-  prefilling.handle->Cancel(CancelReason::kClient);
+  decoding.handle->Cancel();
+  prefilling.handle->Cancel();
   harness.engine().TEST_Step();
   EXPECT_EQ(harness.engine().stats().kv_pages_used, 0) << "published with the step that returned the pages";
   EXPECT_EQ(harness.engine().stats().requests_running, 0);
@@ -146,8 +146,8 @@ TEST(EngineTest, StopStringCancelEndsAsStop) {
   EngineHarness harness;
   const LiveRequest live = harness.Submit(harness.MakeRequest(MakePrompt(16, 1), 1000));
   harness.engine().TEST_Step();
-  live.handle->Cancel(CancelReason::kStopString);
-  live.handle->Cancel(CancelReason::kClient);
+  live.handle->StopSample(0);
+  live.handle->Cancel();
   harness.StepUntilIdle();
   EXPECT_EQ(live.output->finished()->reason, FinishReason::kStop);
   EXPECT_THAT(live.output->finished()->status, IsOk());
@@ -214,7 +214,7 @@ TEST(EngineTest, EngineThreadServesManyThreadsWithRandomCancels) {
       for (int i = 0; i < 8; ++i) {
         LiveRequest& mine = live[static_cast<size_t>(t * 8 + i)];
         mine = harness.Submit(harness.MakeRequest(MakePrompt(5 + 9 * i, t * 8 + i), 30));
-        if (random() % 3 == 0) mine.handle->Cancel(CancelReason::kClient);
+        if (random() % 3 == 0) mine.handle->Cancel();
       }
     });
   }
@@ -242,7 +242,7 @@ TEST(EngineTest, DestructionEndsLiveRequests) {
   }
   ASSERT_TRUE(live.output->finished().has_value());
   EXPECT_EQ(live.output->finished()->status.code(), absl::StatusCode::kUnavailable);
-  live.handle->Cancel(CancelReason::kClient);
+  live.handle->Cancel();
 }
 
 }  // namespace

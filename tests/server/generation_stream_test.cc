@@ -51,7 +51,7 @@ class GenerationStreamTest : public ::testing::Test {
     Send(StartedEvent{});
   }
   void Send(const OutputEvent& event) {
-    stream_->OnEvent(event, [this] { ++num_cancels_; });
+    stream_->OnEvent(event, [this](int) { ++num_cancels_; });
   }
   void SendText(const std::string& text) {
     const std::vector<TokenId> tokens = *model_.tokenizer->Encode(text);

@@ -92,7 +92,7 @@ TEST_F(SchedulerTest, SeatsAndPagesLimitAdmissionInOrder) {
   Add(1, 1);   // would fit, but came later
   EXPECT_EQ(Runs(Step()), (RunList{{0, 4}}));
   EXPECT_EQ(scheduler_.num_waiting(), 2);
-  handles_[0]->Cancel(CancelReason::kClient);
+  handles_[0]->Cancel();
   const StepPlan plan = Step();
   ASSERT_EQ(plan.retire.size(), 1u);
   EXPECT_EQ(Runs(plan), (RunList{{1, 4}, {2, 1}})) << "the pages of a retired request count at once";

@@ -89,8 +89,11 @@ void EngineLoop::Retire(std::vector<std::unique_ptr<Sequence>> retired) {
       if (*time == SteadyTime{}) *time = statistics.finished;
     }
     const Outcome& outcome = *sequence->outcome();
-    parts_->metrics->OnRequestFinished(
-        {.policy = sequence->request().policy->name(), .reason = outcome.reason, .statistics = &statistics});
+    parts_->metrics->OnRequestFinished({.policy = sequence->request().policy->name(),
+                                        .reason = outcome.reason,
+                                        .request = &sequence->request(),
+                                        .statistics = &statistics,
+                                        .longest_sample_tokens = statistics.generated_tokens});
     sequence->Emit(FinishedEvent{.reason = outcome.reason,
                                  .status = outcome.status,
                                  .stop_token = outcome.stop_token,

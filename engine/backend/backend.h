@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/attention/plan.h"
+#include "engine/base/clock.h"
 #include "engine/kernels/args.h"
 
 namespace farspan {
@@ -19,6 +20,10 @@ namespace farspan {
 // What memory is for; bytes are reported by kind, disjoint and summing to what the backend holds.
 enum class MemoryKind : uint8_t { kWeights, kKvPages, kActivations, kWorkspace };
 inline constexpr int kNumMemoryKinds = 4;
+
+// Whose time is counted: what attention costs, and what choosing its entries adds.
+enum class TimedOp : uint8_t { kPrefillAttention, kDecodeAttention, kPrefillSelection, kDecodeSelection };
+inline constexpr int kNumTimedOps = 4;
 
 // Owns device memory; returned to the backend on destruction. The backend outlives its buffers.
 class Buffer {
@@ -38,8 +43,9 @@ class Buffer {
 // Names a submitted step; tickets complete in order.
 enum class StepTicket : uint64_t {};
 
-// Engine thread only, except MemoryBytes. Ops are enqueued in call order; pointers must stay valid until the ticket of
-// the Submit that follows has been waited for. An op cannot fail by itself: a device fault is the status of Wait.
+// Engine thread only, except MemoryBytes and OpTime. Ops are enqueued in call order; pointers must stay valid until the
+// ticket of the Submit that follows has been waited for. An op cannot fail by itself: a device fault is the status of
+// Wait.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -51,6 +57,8 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) = 0;
   // Bytes held now. Thread-safe.
   virtual int64_t MemoryBytes(MemoryKind kind) const = 0;
+  // How long ops have run since the backend was made. Thread-safe.
+  virtual SteadyDuration OpTime(TimedOp op) const = 0;
 
   // Blocking copies between host and device memory.
   virtual absl::Status Upload(void* device, std::span<const std::byte> host) = 0;

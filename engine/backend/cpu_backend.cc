@@ -45,6 +45,31 @@ class MemoryLedger {
   std::array<std::atomic<int64_t>, kNumMemoryKinds> bytes_{};
 };
 
+// How long ops have run. Thread-safe.
+class OpClock {
+ public:
+  // Counts from construction to destruction.
+  class Scope {
+   public:
+    Scope(TimedOp op, OpClock* clock) : cell_(clock->Cell(op)), start_(Clock::Real()->Now()) {}
+    ~Scope() { cell_.fetch_add((Clock::Real()->Now() - start_).count(), std::memory_order_relaxed); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    std::atomic<SteadyDuration::rep>& cell_;
+    const SteadyTime start_;
+  };
+
+  SteadyDuration Total(TimedOp op) const {
+    return SteadyDuration(ticks_[static_cast<size_t>(op)].load(std::memory_order_relaxed));
+  }
+
+ private:
+  std::atomic<SteadyDuration::rep>& Cell(TimedOp op) { return ticks_[static_cast<size_t>(op)]; }
+  std::array<std::atomic<SteadyDuration::rep>, kNumTimedOps> ticks_{};
+};
+
 class HostBuffer final : public Buffer {
  public:
   HostBuffer(AlignedMemory memory, MemoryKind kind, MemoryLedger* ledger)
@@ -76,6 +101,7 @@ class HostCpuBackend final : public Backend {
     return std::make_unique<HostBuffer>(std::move(memory), kind, &ledger_);
   }
   int64_t MemoryBytes(MemoryKind kind) const override { return ledger_.Bytes(kind); }
+  SteadyDuration OpTime(TimedOp op) const override { return clock_.Total(op); }
 
   absl::Status Upload(void* device, std::span<const std::byte> host) override {
     if (!host.empty()) std::memcpy(device, host.data(), host.size());
@@ -94,7 +120,10 @@ class HostCpuBackend final : public Backend {
   void RopeTable(const kernels::RopeTableArgs& args) override { RunOp(table_.rope_table, args); }
   void Rope(const kernels::RopeArgs& args) override { RunOp(table_.rope, args); }
   void KvAppend(const kernels::KvAppendArgs& args) override { RunOp(table_.kv_append, args); }
-  void PrefillAttention(const kernels::PrefillAttentionArgs& args) override { RunOp(table_.prefill_attention, args); }
+  void PrefillAttention(const kernels::PrefillAttentionArgs& args) override {
+    const OpClock::Scope scope(TimedOp::kPrefillAttention, &clock_);
+    RunOp(table_.prefill_attention, args);
+  }
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
 
   StepTicket Submit() override { return StepTicket{++submitted_}; }
@@ -139,6 +168,7 @@ class HostCpuBackend final : public Backend {
   const std::string name_;
   ThreadPool pool_;
   MemoryLedger ledger_;
+  OpClock clock_;
   std::vector<AlignedMemory> scratch_;  // [thread]
   AlignedMemory decode_partials_;
   kernels::DecodeSplits decode_splits_;
@@ -147,6 +177,7 @@ class HostCpuBackend final : public Backend {
 };
 
 void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
+  const OpClock::Scope scope(TimedOp::kDecodeAttention, &clock_);
   kernels::PlanDecodeSplits(args, &decode_splits_);
   const int64_t num_splits = static_cast<int64_t>(decode_splits_.splits.size());
   const int64_t partial_floats = kernels::DecodePartialFloats(args.common) * kernels::DecodeGroup(args.common);

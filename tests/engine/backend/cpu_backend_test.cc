@@ -127,6 +127,8 @@ std::vector<float> RunSomeOps(CpuIsa isa, int num_threads) {
   const kernels::PrefillTile tile = {.row = 0, .num_queries = kRows, .left_window = kernels::kNoLeftWindow};
   const std::vector<kernels::KvList> lists(kHeads, {0, kPages});
   backend->PrefillAttention({.common = common, .tiles = &tile, .lists = lists.data(), .num_tiles = 1});
+  EXPECT_GT(backend->OpTime(TimedOp::kPrefillAttention), SteadyDuration::zero());
+  EXPECT_EQ(backend->OpTime(TimedOp::kDecodeAttention), SteadyDuration::zero());
   std::vector<float> decoded(kRows * kWidth);
   common.out = decoded.data();
   std::vector<kernels::DecodeRow> rows;
@@ -136,6 +138,7 @@ std::vector<float> RunSomeOps(CpuIsa isa, int num_threads) {
     row_lists.insert(row_lists.end(), kKvHeads, {0, kPages});
   }
   backend->DecodeAttention({.common = common, .rows = rows.data(), .lists = row_lists.data(), .num_rows = kRows});
+  EXPECT_GT(backend->OpTime(TimedOp::kDecodeAttention), SteadyDuration::zero());
   EXPECT_THAT(backend->Wait(backend->Submit()), IsOk());
   out.insert(out.end(), y.begin(), y.end());
   out.insert(out.end(), decoded.begin(), decoded.end());

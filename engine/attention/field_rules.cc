@@ -50,6 +50,25 @@ std::string NumberProblem(const v1::FieldRule& rule, double value, const std::st
   return "";
 }
 
+bool IsDuration(const FieldDescriptor& field) {
+  return field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+         field.message_type()->full_name() == "google.protobuf.Duration";
+}
+
+// A duration is a number of seconds to its rule.
+std::string DurationProblem(const v1::FieldRule& rule, const Message& duration) {
+  const auto& descriptor = *duration.GetDescriptor();
+  const Reflection& reflection = *duration.GetReflection();
+  const int64_t seconds = reflection.GetInt64(duration, descriptor.FindFieldByNumber(1));
+  const int32_t nanos = reflection.GetInt32(duration, descriptor.FindFieldByNumber(2));
+  if (nanos <= -1'000'000'000 || nanos >= 1'000'000'000 || (seconds < 0 && nanos > 0) || (seconds > 0 && nanos < 0)) {
+    return absl::StrCat("must be a duration with less than a second of nanos and one sign, got ", seconds,
+                        " seconds and ", nanos, " nanos");
+  }
+  const double value = static_cast<double>(seconds) + static_cast<double>(nanos) * 1e-9;
+  return NumberProblem(rule, value, Exactly(value));
+}
+
 std::string BytesProblem(const v1::FieldRule& rule, int64_t size) {
   if (rule.has_min_bytes() && size < rule.min_bytes()) {
     return size == 0 ? "must not be empty"
@@ -101,6 +120,8 @@ class Element {
                                        : reflection_.GetRepeatedStringReference(message_, &field_, index_, &scratch);
         return BytesProblem(rule, static_cast<int64_t>(value.size()));
       }
+      case FieldDescriptor::CPPTYPE_MESSAGE:
+        return IsDuration(field_) ? DurationProblem(rule, AsMessage()) : "";
       default:
         return "";
     }
@@ -139,7 +160,7 @@ void CheckField(const Message& message, const FieldDescriptor& field, const std:
   const auto element_path = [&](int i) { return field.is_repeated() ? absl::StrCat(path, "[", i, "]") : path; };
   for (int i = 0; i < count && violations->size() < kMaxFieldViolations; ++i) {
     const Element element(message, field, field.is_repeated() ? i : -1);
-    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !IsDuration(field)) {
       for (FieldViolation& nested : CheckFieldRules(element.AsMessage(), element_path(i))) {
         violations->push_back(std::move(nested));
       }

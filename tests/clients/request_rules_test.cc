@@ -35,7 +35,8 @@ std::set<const Descriptor*> RequestMessages() {
     open.pop_back();
     if (!seen.insert(message).second) continue;
     for (int i = 0; i < message->field_count(); ++i) {
-      if (message->field(i)->message_type() != nullptr) open.push_back(message->field(i)->message_type());
+      const Descriptor* nested = message->field(i)->message_type();
+      if (nested != nullptr && nested->file()->package() == message->file()->package()) open.push_back(nested);
     }
   }
   return seen;

@@ -55,6 +55,12 @@ void SetNumber(const FieldDescriptor& field, double value, Message* message) {
     case FieldDescriptor::CPPTYPE_DOUBLE:
       repeated ? reflection->AddDouble(message, &field, value) : reflection->SetDouble(message, &field, value);
       return;
+    case FieldDescriptor::CPPTYPE_MESSAGE: {
+      auto* duration = static_cast<google::protobuf::Duration*>(reflection->MutableMessage(message, &field));
+      duration->set_seconds(static_cast<int64_t>(value));
+      duration->set_nanos(static_cast<int32_t>(std::lround((value - std::trunc(value)) * 1e9)));
+      return;
+    }
     default:
       FAIL() << "no number: " << field.full_name();
   }
@@ -64,7 +70,9 @@ bool Takes(const FieldDescriptor& field, double value) {
   return Try(field, [&](Message* message) { SetNumber(field, value, message); }).empty();
 }
 
-bool IsWhole(const FieldDescriptor& field) { return field.cpp_type() != FieldDescriptor::CPPTYPE_DOUBLE; }
+bool IsWhole(const FieldDescriptor& field) {
+  return field.cpp_type() == FieldDescriptor::CPPTYPE_INT32 || field.cpp_type() == FieldDescriptor::CPPTYPE_INT64;
+}
 
 bool Representable(const FieldDescriptor& field, double value) {
   return field.cpp_type() != FieldDescriptor::CPPTYPE_INT32 ||
@@ -87,7 +95,7 @@ void TryBounds(const FieldDescriptor& field, const v1::FieldRule& rule) {
       EXPECT_FALSE(Takes(field, rule.maximum() + step)) << field.full_name();
     }
   }
-  if (!IsWhole(field)) {
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
     for (const double wrong : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
       EXPECT_FALSE(Takes(field, wrong)) << field.full_name() << " " << wrong;
     }
@@ -146,7 +154,8 @@ void ForEachField(const Descriptor& type, std::set<std::string>* seen,
   if (!seen->insert(type.full_name()).second) return;
   for (int i = 0; i < type.field_count(); ++i) {
     visit(*type.field(i));
-    if (type.field(i)->message_type() != nullptr) ForEachField(*type.field(i)->message_type(), seen, visit);
+    const Descriptor* const nested = type.field(i)->message_type();
+    if (nested != nullptr && nested->file()->package() == type.file()->package()) ForEachField(*nested, seen, visit);
   }
 }
 
@@ -190,6 +199,23 @@ TEST(RequestRulesTest, InvalidUtf8IsNamedWithItsByte) {
   v1::GenerateRequest request;
   request.mutable_spec()->mutable_prompt()->set_text("abc\xFF");
   EXPECT_EQ(Sentence(CheckRequest(request).at(0)), "spec.prompt.text: invalid UTF-8 at byte 3");
+}
+
+TEST(RequestRulesTest, DurationsAreCheckedInSecondsAndMustBeWellFormed) {
+  v1::GenerationSpec spec;
+  spec.mutable_max_queue_duration()->set_nanos(1);
+  EXPECT_THAT(CheckRequest(spec), IsEmpty());
+  spec.mutable_max_queue_duration()->set_nanos(0);
+  EXPECT_EQ(Sentence(CheckRequest(spec).at(0)), "max_queue_duration: must be greater than 0 seconds, got 0");
+  spec.mutable_max_queue_duration()->set_seconds(86400);
+  EXPECT_THAT(CheckRequest(spec), IsEmpty());
+  spec.mutable_max_queue_duration()->set_nanos(500'000'000);
+  EXPECT_EQ(Sentence(CheckRequest(spec).at(0)), "max_queue_duration: must be at most 86400 seconds, got 86400.5");
+  spec.mutable_max_queue_duration()->set_nanos(-1);
+  EXPECT_THAT(Sentence(CheckRequest(spec).at(0)), ::testing::EndsWith("got 86400 seconds and -1 nanos"));
+  spec.mutable_max_queue_duration()->set_seconds(1);
+  spec.mutable_max_queue_duration()->set_nanos(1'000'000'000);
+  EXPECT_EQ(CheckRequest(spec).size(), 1u);
 }
 
 TEST(RequestRulesTest, UnknownFieldsAreNoViolation) {

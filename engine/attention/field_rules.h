@@ -24,7 +24,8 @@ struct FieldViolation {
 inline constexpr size_t kMaxFieldViolations = 16;
 
 // Every violation in `message` and in the messages it holds: numbers and durations outside their range or not finite,
-// unknown enum values, too many elements, texts too short or too long. Absent optional fields are fine. `path` prefixes each field.
+// unknown enum values, too many elements, texts too short or too long. Absent optional fields are fine. `path` prefixes
+// each field.
 std::vector<FieldViolation> CheckFieldRules(const google::protobuf::Message& message, const std::string& path = "");
 
 // Sets each absent optional scalar and each unspecified enum to its declared default, in nested messages that are

@@ -10,10 +10,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/math.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/hash_model.h"
 #include "engine/model/model_registry.h"
 
 namespace farspan {
@@ -43,6 +45,26 @@ absl::StatusOr<int64_t> NumPages(const ModelShape& shape, int64_t kv_cache_bytes
   return wanted / page_bytes;
 }
 
+using ModelFactory = absl::FunctionRef<absl::StatusOr<std::unique_ptr<Model>>(Backend*, const ModelOptions&)>;
+
+absl::StatusOr<std::unique_ptr<Engine>> Assemble(const EngineOptions& options, MetricsSink* metrics,
+                                                 ModelFactory create_model) {
+  if (options.page_tokens != 16 && options.page_tokens != 32 && options.page_tokens != 64) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block_size: must be 16, 32 or 64 tokens, got ", options.page_tokens));
+  }
+  EngineParts parts{.metrics = metrics};
+  FARSPAN_ASSIGN_OR_RETURN(parts.backend, CpuBackend::Create(options.backend));
+  FARSPAN_ASSIGN_OR_RETURN(parts.model,
+                           create_model(parts.backend.get(), {.max_batch_rows = options.engine.max_num_batched_tokens,
+                                                              .max_context_tokens = options.max_context_tokens,
+                                                              .page_tokens = options.page_tokens,
+                                                              .kv_dtype = options.kv_dtype}));
+  FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages, NumPages(parts.model->shape(), options.kv_cache_bytes));
+  FARSPAN_ASSIGN_OR_RETURN(parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get()));
+  return Engine::Create(options.engine, std::move(parts));
+}
+
 }  // namespace
 
 int64_t AvailableMemoryBytes() {
@@ -58,20 +80,16 @@ int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes) {
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const EngineOptions& options,
                                                      MetricsSink* metrics) {
-  if (options.page_tokens != 16 && options.page_tokens != 32 && options.page_tokens != 64) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("block_size: must be 16, 32 or 64 tokens, got ", options.page_tokens));
-  }
-  EngineParts parts{.metrics = metrics};
-  FARSPAN_ASSIGN_OR_RETURN(parts.backend, CpuBackend::Create(options.backend));
-  FARSPAN_ASSIGN_OR_RETURN(parts.model, LoadModel(file, parts.backend.get(),
-                                                  {.max_batch_rows = options.engine.max_num_batched_tokens,
-                                                   .max_context_tokens = options.max_context_tokens,
-                                                   .page_tokens = options.page_tokens,
-                                                   .kv_dtype = options.kv_dtype}));
-  FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages, NumPages(parts.model->shape(), options.kv_cache_bytes));
-  FARSPAN_ASSIGN_OR_RETURN(parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get()));
-  return Engine::Create(options.engine, std::move(parts));
+  return Assemble(options, metrics, [&file](Backend* backend, const ModelOptions& model_options) {
+    return LoadModel(file, backend, model_options);
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
+                                                     MetricsSink* metrics) {
+  return Assemble(options, metrics, [&hash](Backend*, const ModelOptions& model_options) {
+    return CreateHashModel(hash, model_options);
+  });
 }
 
 }  // namespace farspan

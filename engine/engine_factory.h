@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Assembles an engine from a model file: backend, weights, KV cache, loop.
+// Assembles an engine from a model file, or over the hash model: backend, weights, KV cache, loop.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include "engine/backend/cpu_backend.h"
 #include "engine/engine.h"
 #include "engine/model/gguf.h"
+#include "engine/model/hash_model_options.h"
 
 namespace farspan {
 
@@ -30,6 +31,10 @@ int64_t AvailableMemoryBytes();
 // Not started. INVALID_ARGUMENT names the option, the key or the tensor that is wrong; RESOURCE_EXHAUSTED says what
 // could not be held. `metrics` outlives the engine. Takes as long as reading the file.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const EngineOptions& options,
+                                                     MetricsSink* metrics);
+
+// As above over the hash model, which reads no file.
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics);
 
 }  // namespace farspan

@@ -13,6 +13,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "engine/model/hash_model_options.h"
 #include "server/flag_table.h"
 
 extern char** environ;
@@ -59,7 +60,7 @@ class CommandLineReader {
   void CheckTogether() {
     const ServerConfig& config = out_.config;
     if (out_.action == CommandAction::kServe && config.model_path.empty() && !failed_.contains("model")) {
-      Error("--model must be given: the path of a GGUF file");
+      Error("--model must be given: the path of a GGUF file, or hash: for the hash model");
     }
     if (config.max_num_seqs > config.max_num_batched_tokens) {
       Error(absl::StrCat("--max-num-seqs must not be above --max-num-batched-tokens (", config.max_num_batched_tokens,
@@ -211,7 +212,11 @@ std::string HelpText() {
   absl::StrAppend(&text,
                   "  --print-config\n      Prints the effective settings with their sources, and ends.\n"
                   "  --version\n      Prints the version, and ends.\n  --help\n      Prints this text, and ends.\n\n"
-                  "Exit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags; 70 internal error or a\n"
+                  "The hash model needs no file and answers with text that is a hash of what it read, in step times of "
+                  "your choice:\n"
+                  "for tests of load and of clients. --model hash:step_us=500,context=4096 sets, beside defaults:\n",
+                  HashModelOptionsText(),
+                  "\nExit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags; 70 internal error or a\n"
                   "port in use; 75 device lost; 78 the model file cannot be served.\n");
   return text;
 }

@@ -12,6 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "engine/base/math.h"
+#include "engine/model/hash_model_options.h"
 #include "server/attention_text.h"
 
 namespace farspan {
@@ -148,6 +149,20 @@ Flag Switch(absl::string_view name, Field ServerConfig::*field, std::string doc,
           [=](const ServerConfig& config) { return std::string(effective(config) ? "true" : "false"); }};
 }
 
+Flag ModelFlag() {
+  return {"model", "PATH", "The model: a GGUF file, or hash: for the hash model, described below. Required.",
+          [](absl::string_view value, ServerConfig* config) {
+            if (value.empty()) return Rule("must not be empty");
+            std::string name(value);
+            if (IsHashModelName(name)) {
+              if (const auto options = ParseHashModelName(name); !options.ok()) return options.status();
+            }
+            config->model_path = std::move(name);
+            return absl::OkStatus();
+          },
+          [](const ServerConfig& config) { return config.model_path; }};
+}
+
 Flag BlockSizeFlag() {
   return {"block-size", "TOKENS", "Tokens of a KV page: 16, 32 or 64.",
           [](absl::string_view value, ServerConfig* config) {
@@ -191,7 +206,7 @@ Flag MaxRequestBytesFlag() {
 }
 
 void AppendModelFlags(std::vector<Flag>* flags) {
-  flags->push_back(StringFlag("model", "PATH", &ServerConfig::model_path, "The model: a GGUF file. Required."));
+  flags->push_back(ModelFlag());
   flags->push_back(StringFlag("served-model-name", "NAME", &ServerConfig::served_model_name,
                               "The name that requests may give; by default the model file's, without extension."));
   flags->push_back(OptionalIntFlag("max-model-len", "TOKENS", &ServerConfig::max_model_len, {1, 1 << 24},

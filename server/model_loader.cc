@@ -10,7 +10,9 @@
 #include "engine/base/status_macros.h"
 #include "engine/engine_factory.h"
 #include "engine/model/gguf_vocabulary.h"
+#include "engine/model/hash_model_options.h"
 #include "engine/text/bpe.h"
+#include "engine/text/byte_vocabulary.h"
 #include "server/cpu_count.h"
 #include "server/model_description.h"
 
@@ -57,9 +59,8 @@ ExitCode CodeOf(const absl::Status& status) {
   return absl::IsResourceExhausted(status) ? ExitCode::kInternal : ExitCode::kBadModel;
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServerConfig& config, MetricsSink* metrics) {
-  FARSPAN_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(config.model_path));
-  FARSPAN_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadGgufVocabulary(file.metadata()));
+// What stands before an engine of the model can be made.
+absl::StatusOr<std::unique_ptr<ServedModel>> Begin(const ServerConfig& config, Vocabulary vocabulary) {
   const std::string template_text = std::exchange(vocabulary.chat_template, "");
   auto model = std::make_unique<ServedModel>();
   FARSPAN_ASSIGN_OR_RETURN(model->tokenizer, CreateBpeTokenizer(std::move(vocabulary)));
@@ -69,18 +70,37 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServerConfig& config, Me
   model->policies = BuiltinPolicies();
   model->default_attention = config.attention_policy;
   model->num_threads = config.threads ? *config.threads : AvailableCores();
-  const int64_t declared = DeclaredContextTokens(file.metadata());
+  return model;
+}
+
+// `source` is the file or the hash model's settings; `declared` its context, 0 where the file does not say.
+template <typename Source>
+absl::StatusOr<std::unique_ptr<ServedModel>> Finish(const ServerConfig& config, const Source& source, int64_t declared,
+                                                    std::unique_ptr<ServedModel> model, MetricsSink* metrics) {
   const int64_t context = config.max_model_len.value_or(declared);
   if (declared > 0 && context > declared) {
     return absl::InvalidArgumentError(
         absl::StrCat(kMaxModelLen, ": must be at most the model's ", declared, " tokens, got ", context));
   }
-  FARSPAN_ASSIGN_OR_RETURN(model->engine, CreateEngine(file, OptionsOf(config, context, model->num_threads), metrics));
+  FARSPAN_ASSIGN_OR_RETURN(model->engine,
+                           CreateEngine(source, OptionsOf(config, context, model->num_threads), metrics));
   model->shape = model->engine->shape();
   model->system_fingerprint =
       absl::StrCat("farspan-", kServerVersion, "-", model->engine->model_info().weights_id, "-",
                    std::string(model->engine->backend().name()), "-", KvDtypeName(model->shape.kv_dtype));
   return model;
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServerConfig& config, MetricsSink* metrics) {
+  if (IsHashModelName(config.model_path)) {
+    FARSPAN_ASSIGN_OR_RETURN(const HashModelOptions hash, ParseHashModelName(config.model_path));
+    FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> model, Begin(config, ByteVocabulary()));
+    return Finish(config, hash, hash.context_tokens, std::move(model), metrics);
+  }
+  FARSPAN_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(config.model_path));
+  FARSPAN_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadGgufVocabulary(file.metadata()));
+  FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> model, Begin(config, std::move(vocabulary)));
+  return Finish(config, file, DeclaredContextTokens(file.metadata()), std::move(model), metrics);
 }
 
 }  // namespace
@@ -110,6 +130,7 @@ std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const 
 
 std::string ServedModelName(const ServerConfig& config) {
   if (!config.served_model_name.empty()) return config.served_model_name;
+  if (IsHashModelName(config.model_path)) return "hash";
   return std::filesystem::path(config.model_path).stem().string();
 }
 

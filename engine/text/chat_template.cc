@@ -27,11 +27,7 @@ constexpr KnownTemplate kKnownTemplates[] = {
      "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
      "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
-    // Plain.
-    {"{% for message in messages %}"
-     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-     ""},
+    {kPlainChatTemplate, ""},
     {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
      "{% for message in messages %}"
      "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"

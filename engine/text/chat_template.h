@@ -14,6 +14,12 @@
 
 namespace farspan {
 
+// The source text of ChatML without a default system prompt, as model files hold it.
+inline constexpr char kPlainChatTemplate[] =
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
 enum class ChatRole { kSystem, kUser, kAssistant };
 
 struct ChatMessage {

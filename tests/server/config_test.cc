@@ -71,6 +71,13 @@ TEST(ConfigTest, EveryErrorIsReportedAtOnceWithFlagRuleAndValue) {
                           HasSubstr("--model must be given")));
 }
 
+TEST(ConfigTest, TheHashModelsSettingsAreCheckedWithTheFlags) {
+  EXPECT_THAT(Parse({"hash:step_us=500"}).errors, IsEmpty());
+  EXPECT_THAT(Parse({"--model", "hash:step_us=fast"}).errors,
+              ElementsAre("--model must have a whole number from 0 to 60000000 as step_us, got \"hash:step_us=fast\""));
+  EXPECT_THAT(HelpText(), HasSubstr("step_us=0  microseconds that each step takes"));
+}
+
 TEST(ConfigTest, OtherAddressesNeedInsecure) {
   EXPECT_THAT(Parse({"m", "--host", "0.0.0.0"}).errors, ElementsAre(HasSubstr("--insecure")));
   EXPECT_THAT(Parse({"m", "--host", "127.evil.example"}).errors, ElementsAre(HasSubstr("--insecure")));

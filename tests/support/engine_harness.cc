@@ -70,12 +70,10 @@ std::vector<TokenId> ExpectedTokens(std::vector<TokenId> prompt, int64_t max_tok
                                     std::optional<WindowOptions> window) {
   std::vector<TokenId> output;
   for (int64_t i = 0; i < max_tokens; ++i) {
-    const auto query = static_cast<int64_t>(prompt.size()) - 1;
-    std::vector<bool> visible(prompt.size(), true);
-    for (int64_t key = 0; window && key <= query; ++key) {
-      visible[static_cast<size_t>(key)] = key < window->sink_tokens || key > query - window->window_tokens;
-    }
-    output.push_back(HashModel::NextToken(prompt, visible));
+    const auto sees = [&window](int64_t query, int64_t key) {
+      return key < window->sink_tokens || key > query - window->window_tokens;
+    };
+    output.push_back(window ? HashModel::NextToken(prompt, sees) : HashModel::NextToken(prompt));
     prompt.push_back(output.back());
   }
   return output;

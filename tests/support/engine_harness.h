@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/model/hash_model.h"
 #include "tests/support/fake_clock.h"
-#include "tests/support/hash_model.h"
 #include "tests/support/recording_output.h"
 
 namespace farspan {

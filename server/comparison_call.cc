@@ -64,7 +64,10 @@ void ComparisonCall::Parse() {
   CallFacts facts;
   {
     MutexLock lock(&mutex_);
-    facts = {.request_id = log_.request_id(), .arrival = log_.arrival(), .deadline = deadline_};
+    facts = {.request_id = log_.request_id(),
+             .arrival = log_.arrival(),
+             .deadline = deadline_,
+             .max_queue_duration = std::chrono::seconds(serving_->config->max_queue_seconds)};
   }
   absl::StatusOr<std::vector<ParsedGeneration>> generations = ParseComparison(*request_, facts, *serving_->model);
   MutexLock lock(&mutex_);
@@ -113,6 +116,9 @@ absl::Status ComparisonCall::StartRun(const Run& run) {
   generation.request.id = absl::StrCat(log_.request_id(), ".", run.row, scoring ? "s" : "g");
   generation.presentation.started.set_request_id(generation.request.id);
   // Each run is timed from its own start. The call's deadline holds for all; the limit for calls without one, for each.
+  if (generation.request.queue_deadline != kNoDeadline) {
+    generation.request.queue_deadline += now - generation.request.arrival;
+  }
   generation.request.arrival = now;
   if (!has_deadline_ && serving_->config->max_request_seconds > 0) {
     generation.request.deadline = now + std::chrono::seconds(serving_->config->max_request_seconds);
@@ -122,8 +128,7 @@ absl::Status ComparisonCall::StartRun(const Run& run) {
     generation.request.stop = {.max_tokens = static_cast<int64_t>(rows_.front().tokens.size())};
     generation.request.logprobs = 0;
     generation.request.prompt_logprobs.reset();
-    generation.presentation.stop_strings.clear();
-    generation.presentation.stop_token_ids.clear();
+    generation.presentation.stops = {};
     generation.presentation.reports_prompt_logprobs = false;
   }
   FARSPAN_ASSIGN_OR_RETURN(

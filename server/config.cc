@@ -27,10 +27,16 @@ std::string EnvironmentName(absl::string_view flag_name) {
   return absl::StrCat(kPrefix, absl::AsciiStrToUpper(absl::StrReplaceAll(flag_name, {{"-", "_"}})));
 }
 
+constexpr size_t kMaxShownBytes = 64;
+
+// Variables that the clients, the scripts and the tests read; one environment may serve all.
+bool IsOfOthers(absl::string_view name) {
+  return name == "FARSPAN_SERVER" || name == "FARSPAN_CACHE_DIR" || name == "FARSPAN_TEST_MODEL";
+}
+
 std::string Shown(absl::string_view value) {
-  constexpr size_t kMaxBytes = 64;
-  const std::string escaped = absl::CHexEscape(value.substr(0, kMaxBytes));
-  return absl::StrCat("\"", escaped, value.size() > kMaxBytes ? "..." : "", "\"");
+  const std::string escaped = absl::CHexEscape(value.substr(0, kMaxShownBytes));
+  return absl::StrCat("\"", escaped, value.size() > kMaxShownBytes ? "..." : "", "\"");
 }
 
 // Fills a CommandLine; one instance for one command line.
@@ -40,9 +46,13 @@ class CommandLineReader {
 
   void ReadEnvironment(const Environment& environment) {
     for (const auto& [name, value] : environment) {
+      bool known = IsOfOthers(name);
       for (const Flag& flag : FlagTable()) {
-        if (EnvironmentName(flag.name) == name) Set(flag, name, value, "environment");
+        if (EnvironmentName(flag.name) != name) continue;
+        known = true;
+        Set(flag, name, value, "environment");
       }
+      if (!known) WarnOfVariable(name);
     }
   }
 
@@ -66,6 +76,10 @@ class CommandLineReader {
       Error(absl::StrCat("--max-num-seqs must not be above --max-num-batched-tokens (", config.max_num_batched_tokens,
                          "), got ", config.max_num_seqs));
     }
+    if (config.max_num_queued_reqs_per_tenant.value_or(0) > config.max_num_queued_reqs) {
+      Error(absl::StrCat("--max-num-queued-reqs-per-tenant must not be above --max-num-queued-reqs (",
+                         config.max_num_queued_reqs, "), got ", *config.max_num_queued_reqs_per_tenant));
+    }
     if (config.grpc_port != 0 && config.grpc_port == config.metrics_port) {
       Error(absl::StrCat("--metrics-port must differ from --grpc-port, got ", config.metrics_port, " for both"));
     }
@@ -84,6 +98,14 @@ class CommandLineReader {
 
  private:
   void Error(std::string sentence) { out_.errors.push_back(std::move(sentence)); }
+
+  void WarnOfVariable(absl::string_view name) {
+    const std::string flag_name = absl::AsciiStrToLower(absl::StrReplaceAll(name.substr(kPrefix.size()), {{"_", "-"}}));
+    const absl::string_view closest = ClosestFlagName(flag_name);
+    out_.warnings.push_back(absl::StrCat(
+        "the environment's ", absl::CHexEscape(name.substr(0, kMaxShownBytes)), " belongs to no flag and is ignored",
+        closest.empty() ? "; --help lists all flags" : absl::StrCat("; did you mean ", EnvironmentName(closest), "?")));
+  }
 
   void Set(const Flag& flag, absl::string_view shown_name, absl::string_view value, absl::string_view source) {
     const absl::Status status = flag.set(value, &out_.config);

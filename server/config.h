@@ -29,8 +29,9 @@ struct ServerConfig {
   int64_t max_num_seqs = 64;
   int64_t max_num_batched_tokens = 512;
   int64_t max_num_queued_reqs = 256;
-  std::optional<int64_t> max_num_queued_tokens;  // absent: 8 contexts
-  std::optional<int64_t> kv_cache_bytes;         // absent: 4 contexts, at most a quarter of the memory
+  std::optional<int64_t> max_num_queued_reqs_per_tenant;  // absent: max_num_queued_reqs
+  std::optional<int64_t> max_num_queued_tokens;           // absent: 8 contexts
+  std::optional<int64_t> kv_cache_bytes;                  // absent: 4 contexts, at most a quarter of the memory
   KvDtype kv_cache_dtype = KvDtype::kBf16;
   int64_t block_size = 32;         // tokens of a KV page
   std::optional<int64_t> threads;  // absent: physical cores that this process may use
@@ -39,6 +40,10 @@ struct ServerConfig {
   bool insecure = false;
   int64_t max_request_bytes = 4 << 20;
   int64_t max_request_seconds = 600;  // for calls without a deadline; 0 has no limit
+  int64_t max_queue_seconds = 30;     // without a first step; 0 has no limit
+  int64_t max_itl_ms = 0;             // longest step that decodes wait for; 0 has no bound
+  bool enable_prefix_caching = true;
+  bool trust_tenant_header = false;  // else all requests are one tenant's
   int64_t text_threads = 2;
   int64_t keepalive_time_seconds = 30;
   int64_t keepalive_timeout_seconds = 10;
@@ -67,12 +72,13 @@ struct ConfigValue {
 enum class CommandAction : uint8_t { kServe, kHelp, kVersion, kPrintConfig };
 
 // What a command line asks for. `errors` holds one sentence for each mistake found in it and in the environment; the
-// rest is complete only if there is none.
+// rest is complete only if there is none. `warnings` name variables of the environment that no flag has.
 struct CommandLine {
   CommandAction action = CommandAction::kServe;
   ServerConfig config;
   std::vector<ConfigValue> values;
   std::vector<std::string> errors;
+  std::vector<std::string> warnings;
 };
 
 // The environment's variables that begin with FARSPAN_, as (name, value).

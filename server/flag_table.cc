@@ -231,9 +231,21 @@ void AppendSchedulingFlags(std::vector<Flag>* flags) {
                            "Tokens of one step, decoded and prefilled together."));
   flags->push_back(IntFlag("max-num-queued-reqs", "N", &ServerConfig::max_num_queued_reqs, {1, 1 << 20},
                            "Requests that may wait; more are refused."));
+  flags->push_back(OptionalIntFlag("max-num-queued-reqs-per-tenant", "N", &ServerConfig::max_num_queued_reqs_per_tenant,
+                                   {1, 1 << 20},
+                                   "Requests of one tenant that may wait; --max-num-queued-reqs by default.", "auto"));
   flags->push_back(
       OptionalIntFlag("max-num-queued-tokens", "TOKENS", &ServerConfig::max_num_queued_tokens, {1, int64_t{1} << 40},
                       "Prompt tokens that may wait; more are refused. Eight contexts by default.", "auto"));
+  flags->push_back(IntFlag("max-queue-seconds", "SECONDS", &ServerConfig::max_queue_seconds, {0, 1 << 30},
+                           "Longest wait of a request for its first step, which a request may shorten; 0 sets no "
+                           "limit."));
+  flags->push_back(
+      IntFlag("max-itl-ms", "MILLISECONDS", &ServerConfig::max_itl_ms, {0, 3600 * 1000},
+              "Longest time between tokens that computing others' prompts should cause; 0 sets no bound."));
+  flags->push_back(Switch("enable-prefix-caching", &ServerConfig::enable_prefix_caching,
+                          "Keeps the KV pages of prompts for later requests that begin alike.",
+                          [](const ServerConfig& config) { return config.enable_prefix_caching; }));
   flags->push_back(IntFlag("max-request-seconds", "SECONDS", &ServerConfig::max_request_seconds, {0, 1 << 30},
                            "Longest life of a request whose call has no deadline; 0 sets no limit."));
   flags->push_back(
@@ -252,6 +264,9 @@ void AppendNetworkFlags(std::vector<Flag>* flags) {
   flags->push_back(Switch("reflection", &ServerConfig::reflection,
                           "Offers gRPC reflection; on by default on loopback, else off.",
                           [](const ServerConfig& config) { return config.serves_reflection(); }));
+  flags->push_back(Switch("trust-tenant-header", &ServerConfig::trust_tenant_header,
+                          "Takes a request's tenant from its metadata x-farspan-tenant; else all are one tenant's.",
+                          [](const ServerConfig& config) { return config.trust_tenant_header; }));
   flags->push_back(MaxRequestBytesFlag());
   flags->push_back(IntFlag("keepalive-time", "SECONDS", &ServerConfig::keepalive_time_seconds, {1, 86400},
                            "Quiet seconds after which a client is pinged."));

@@ -11,6 +11,7 @@ namespace farspan {
 
 bool MergeResponses(v1::GenerateResponse* back, v1::GenerateResponse& next) {
   if (back->has_delta() && next.has_delta()) {
+    if (back->delta().sample_index() != next.delta().sample_index()) return false;
     back->mutable_delta()->mutable_text()->append(next.delta().text());
     next.mutable_delta()->clear_text();  // merging would replace the text; lists are appended
     back->mutable_delta()->MergeFrom(next.delta());
@@ -76,7 +77,11 @@ absl::StatusOr<std::shared_ptr<DeliverySink>> GenerateCall::Submit() {
   }
   FARSPAN_ASSIGN_OR_RETURN(
       ParsedGeneration generation,
-      ParseGeneration(*request_, {.request_id = log_.request_id(), .arrival = log_.arrival(), .deadline = deadline_},
+      ParseGeneration(*request_,
+                      {.request_id = log_.request_id(),
+                       .arrival = log_.arrival(),
+                       .deadline = deadline_,
+                       .max_queue_duration = std::chrono::seconds(serving_->config->max_queue_seconds)},
                       *serving_->model));
   policy_ = std::string(generation.request.policy->name());
   return StartGeneration(std::move(generation), shared_from_this(), *serving_);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/text/utf8.h"
 #include "server/error.h"
@@ -11,21 +12,30 @@
 
 namespace farspan {
 
-absl::StatusOr<std::unique_ptr<GenerationStream>> GenerationStream::Create(
-    Presentation presentation, const ServedModel& model, std::shared_ptr<GenerationListener> listener) {
-  FARSPAN_ASSIGN_OR_RETURN(StopMatcher matcher,
-                           StopMatcher::Create(presentation.stop_strings, presentation.include_stop_string));
-  return std::unique_ptr<GenerationStream>(
-      new GenerationStream(std::move(presentation), model, std::move(matcher), std::move(listener)));
+namespace {
+
+// How a sample ended for the engine. A request of one sample may leave the list out.
+SampleOutcome OutcomeOf(size_t sample, const FinishedEvent& event) {
+  if (sample < event.samples.size()) return event.samples[sample];
+  return {
+      .reason = event.reason, .stop_token = event.stop_token, .generated_tokens = event.statistics.generated_tokens};
 }
 
-GenerationStream::GenerationStream(Presentation presentation, const ServedModel& model, StopMatcher matcher,
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GenerationStream>> GenerationStream::Create(
+    Presentation presentation, const ServedModel& model, std::shared_ptr<GenerationListener> listener) {
+  std::unique_ptr<GenerationStream> stream(new GenerationStream(std::move(presentation), model, std::move(listener)));
+  for (int i = 0; i < stream->presentation_.num_samples; ++i) {
+    FARSPAN_ASSIGN_OR_RETURN(SampleText sample, SampleText::Create(&stream->presentation_.stops, *model.tokenizer));
+    stream->samples_.push_back(std::move(sample));
+  }
+  return stream;
+}
+
+GenerationStream::GenerationStream(Presentation presentation, const ServedModel& model,
                                    std::shared_ptr<GenerationListener> listener)
-    : presentation_(std::move(presentation)),
-      model_(model),
-      listener_(std::move(listener)),
-      detokenizer_(*model.tokenizer),
-      matcher_(std::move(matcher)) {}
+    : presentation_(std::move(presentation)), model_(model), listener_(std::move(listener)) {}
 
 void GenerationStream::OnEvent(const OutputEvent& event, const StopSample& stop_sample) {
   if (const auto* started = std::get_if<StartedEvent>(&event)) return OnStarted(*started);
@@ -59,35 +69,38 @@ void GenerationStream::OnProgress(const PrefillProgressEvent& event) {
 }
 
 void GenerationStream::OnTokens(const NewTokensEvent& event, const StopSample& stop_sample) {
-  if (matched_) return;  // what the engine computed before it saw the cancel
-  for (size_t i = 0; i < event.tokens.size() && !matched_; ++i) {
-    TakeHeldToken(/*is_stop=*/false);
-    if (matched_) break;
-    const TokenId token = event.tokens[i];
-    ++num_tokens_;
-    delta_.add_token_ids(token);
+  const auto index = static_cast<size_t>(event.sample);
+  FARSPAN_CHECK(index < samples_.size());
+  SampleText& sample = samples_[index];
+  if (sample.matched() != nullptr) return;  // what the engine computed before it saw the stop
+  v1::GenerationDelta delta;
+  for (size_t i = 0; i < event.tokens.size() && sample.Push(event.tokens[i]); ++i) {
+    delta.add_token_ids(event.tokens[i]);
     if (i < event.logprobs.size() && presentation_.reports_logprobs) {
-      *delta_.add_logprobs() = SpellLogprobs(event.logprobs[i]);
+      *delta.add_logprobs() = SpellLogprobs(event.logprobs[i]);
     }
-    held_token_ = token;
-    if (!MayBeStopToken(token)) TakeHeldToken(/*is_stop=*/false);
   }
-  SendDelta();
-  if (matched_) stop_sample(event.sample);
+  SendText(index, std::move(delta));
+  if (sample.matched() != nullptr) stop_sample(event.sample);
 }
 
 void GenerationStream::OnFinished(const FinishedEvent& event) {
-  TakeHeldToken(/*is_stop=*/event.stop_token.has_value());
   GenerationOutcome outcome = {
       .status = absl::OkStatus(), .reason = event.reason, .phase = event.phase, .statistics = event.statistics};
-  outcome.statistics.generated_tokens = std::min(outcome.statistics.generated_tokens, num_tokens_);
-  if (matched_) outcome.reason = FinishReason::kStop;
-  if (outcome.reason == FinishReason::kStop || outcome.reason == FinishReason::kLength) {
-    if (!matched_) TakeText(detokenizer_.Flush(), /*may_stop=*/false);
-    if (!matched_) delta_.mutable_text()->append(matcher_.Flush());
-    SendDelta();
+  const bool all_matched = std::all_of(samples_.begin(), samples_.end(),
+                                       [](const SampleText& sample) { return sample.matched() != nullptr; });
+  int64_t num_tokens = 0;
+  for (const SampleText& sample : samples_) num_tokens += sample.num_tokens();
+  outcome.statistics.generated_tokens = std::min(outcome.statistics.generated_tokens, num_tokens);
+  if (all_matched || event.reason == FinishReason::kStop || event.reason == FinishReason::kLength) {
+    for (size_t i = 0; i < samples_.size(); ++i) {
+      samples_[i].End(/*by_stop_token=*/OutcomeOf(i, event).stop_token.has_value());
+      SendText(i, {});
+    }
     v1::GenerateResponse response;
     *response.mutable_finished() = Finished(event);
+    const bool stopped = response.finished().finish_reason() == v1::FINISH_REASON_STOP;
+    outcome.reason = stopped ? FinishReason::kStop : FinishReason::kLength;
     listener_->OnResponse(std::move(response));
   } else {
     outcome.status = EndedEarly(event);
@@ -96,45 +109,49 @@ void GenerationStream::OnFinished(const FinishedEvent& event) {
   std::exchange(listener_, nullptr)->OnEnd(outcome);
 }
 
-void GenerationStream::TakeHeldToken(bool is_stop) {
-  if (!held_token_) return;
-  const TokenId token = *std::exchange(held_token_, std::nullopt);
-  if (is_stop || matched_) return;
-  TakeText(detokenizer_.Push(token), num_tokens_ >= presentation_.min_tokens);
-}
-
-void GenerationStream::TakeText(const std::string& text, bool may_stop) {
-  StopMatcher::Piece piece = matcher_.Push(text, may_stop);
-  delta_.mutable_text()->append(piece.text);
-  matched_ = piece.matched;
-}
-
-void GenerationStream::SendDelta() {
-  if (delta_.text().empty() && delta_.token_ids().empty()) return;
+void GenerationStream::SendText(size_t sample, v1::GenerationDelta delta) {
+  delta.set_text(samples_[sample].TakeText());
+  if (delta.text().empty() && delta.token_ids().empty()) return;
+  delta.set_sample_index(static_cast<int32_t>(sample));
   v1::GenerateResponse response;
-  *response.mutable_delta() = std::exchange(delta_, {});
+  *response.mutable_delta() = std::move(delta);
   listener_->OnResponse(std::move(response));
 }
 
-bool GenerationStream::MayBeStopToken(TokenId token) const {
-  return std::binary_search(presentation_.stop_token_ids.begin(), presentation_.stop_token_ids.end(), token);
+v1::SampleFinish GenerationStream::Finish(size_t sample, const FinishedEvent& event) const {
+  const SampleOutcome outcome = OutcomeOf(sample, event);
+  const SampleText& text = samples_[sample];
+  v1::SampleFinish finish;
+  finish.set_finish_reason(v1::FINISH_REASON_STOP);
+  if (text.matched() != nullptr) {
+    finish.set_stop_string(*text.matched());
+  } else if (outcome.reason != FinishReason::kStop) {
+    finish.set_finish_reason(v1::FINISH_REASON_LENGTH);
+  } else if (outcome.stop_token) {
+    finish.set_stop_token_id(*outcome.stop_token);
+  }
+  // Steps after a stop string cost time and bytes, but their tokens are no part of the answer.
+  finish.set_generated_tokens_count(std::min(outcome.generated_tokens, text.num_tokens()));
+  return finish;
 }
 
 v1::GenerationFinished GenerationStream::Finished(const FinishedEvent& event) const {
   v1::GenerationFinished finished;
-  if (matched_) {
-    finished.set_finish_reason(v1::FINISH_REASON_STOP);
-    finished.set_stop_string(matcher_.stop_strings()[*matched_]);
-  } else if (event.reason == FinishReason::kStop) {
-    finished.set_finish_reason(v1::FINISH_REASON_STOP);
-    if (event.stop_token) finished.set_stop_token_id(*event.stop_token);
-  } else {
-    finished.set_finish_reason(v1::FINISH_REASON_LENGTH);
+  int64_t num_tokens = 0;
+  int64_t longest_sample_tokens = 0;
+  for (size_t i = 0; i < samples_.size(); ++i) {
+    v1::SampleFinish& sample = *finished.add_samples();
+    sample = Finish(i, event);
+    num_tokens += sample.generated_tokens_count();
+    longest_sample_tokens = std::max(longest_sample_tokens, OutcomeOf(i, event).generated_tokens);
   }
+  const v1::SampleFinish& first = finished.samples(0);
+  finished.set_finish_reason(first.finish_reason());
+  if (first.has_stop_string()) finished.set_stop_string(first.stop_string());
+  if (first.has_stop_token_id()) finished.set_stop_token_id(first.stop_token_id());
   SetUsage(event.statistics, finished.mutable_usage());
-  // Steps after a stop string cost time and bytes, but their tokens are no part of the answer.
-  finished.mutable_usage()->set_generated_tokens_count(std::min(event.statistics.generated_tokens, num_tokens_));
-  SetTiming(event.statistics, finished.mutable_timing());
+  finished.mutable_usage()->set_generated_tokens_count(num_tokens);
+  SetTiming(event.statistics, longest_sample_tokens, finished.mutable_timing());
   SetKvStatistics(event.statistics, presentation_.mode, finished.mutable_kv());
   *finished.mutable_attention() = presentation_.started.attention();
   finished.set_system_fingerprint(model_.system_fingerprint);

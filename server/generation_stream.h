@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// One generation between engine and API: turns tokens into text, ends it at a stop string, and spells statistics.
+// One generation between engine and API: turns each sample's tokens into text, ends it at a stop string, and spells
+// statistics.
 #pragma once
 
 #include <functional>
 #include <memory>
-#include <optional>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/output.h"
 #include "engine/request_handle.h"
-#include "engine/text/detokenizer.h"
-#include "engine/text/stop_matcher.h"
 #include "server/generation_listener.h"
 #include "server/request_parser.h"
+#include "server/sample_text.h"
 #include "server/served_model.h"
 
 namespace farspan {
@@ -31,32 +29,23 @@ class GenerationStream {
   void OnEvent(const OutputEvent& event, const StopSample& stop_sample);
 
  private:
-  GenerationStream(Presentation presentation, const ServedModel& model, StopMatcher matcher,
-                   std::shared_ptr<GenerationListener> listener);
+  GenerationStream(Presentation presentation, const ServedModel& model, std::shared_ptr<GenerationListener> listener);
 
   void OnStarted(const StartedEvent& event);
   void OnProgress(const PrefillProgressEvent& event);
   void OnTokens(const NewTokensEvent& event, const StopSample& stop_sample);
   void OnFinished(const FinishedEvent& event);
 
-  // Text of a token held back because it may turn out to be the stop token.
-  void TakeHeldToken(bool is_stop);
-  void TakeText(const std::string& text, bool may_stop);
-  void SendDelta();
-  bool MayBeStopToken(TokenId token) const;
+  void SendText(size_t sample, v1::GenerationDelta delta);
   v1::GenerationFinished Finished(const FinishedEvent& event) const;
+  v1::SampleFinish Finish(size_t sample, const FinishedEvent& event) const;
   v1::TokenLogprobs SpellLogprobs(const TokenLogprobs& logprobs) const;
   void SpellLogprob(const TokenLogprob& logprob, v1::TokenLogprob* out) const;
 
-  Presentation presentation_;
+  const Presentation presentation_;
   const ServedModel& model_;
   std::shared_ptr<GenerationListener> listener_;  // until the request has ended
-  Detokenizer detokenizer_;
-  StopMatcher matcher_;
-  v1::GenerationDelta delta_;          // what the next response will hold
-  std::optional<TokenId> held_token_;  // reported, its text not yet taken
-  int64_t num_tokens_ = 0;             // taken, up to and including the one that completed a stop string
-  std::optional<size_t> matched_;      // index of the stop string
+  std::vector<SampleText> samples_;
   bool sent_first_prompt_token_ = false;
 };
 

@@ -45,6 +45,10 @@ EngineOptions OptionsOf(const ServerConfig& config, int64_t context_tokens, int6
   options.engine.max_num_seqs = config.max_num_seqs;
   options.engine.max_num_batched_tokens = config.max_num_batched_tokens;
   options.engine.max_num_queued_requests = config.max_num_queued_reqs;
+  options.engine.max_num_queued_requests_per_tenant =
+      config.max_num_queued_reqs_per_tenant.value_or(config.max_num_queued_reqs);
+  options.engine.prefix_caching = config.enable_prefix_caching;
+  options.engine.max_inter_token_latency = std::chrono::milliseconds(config.max_itl_ms);
   options.engine.max_num_queued_tokens = config.max_num_queued_tokens.value_or(kQueuedContexts * context_tokens);
   return options;
 }
@@ -120,6 +124,7 @@ std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const 
       {"threads", absl::StrCat(model.num_threads)},
       {"cpu-isa", std::string(engine.backend().name().substr(engine.backend().name().find('/') + 1))},
       {"max-num-queued-tokens", absl::StrCat(engine.config().max_num_queued_tokens)},
+      {"max-num-queued-reqs-per-tenant", absl::StrCat(engine.config().max_num_queued_requests_per_tenant)},
       {"served-model-name", model.name}};
   for (ConfigValue& value : values) {
     const auto place = resolved.find(value.name);

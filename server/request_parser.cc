@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "server/error.h"
 #include "server/prompt_encoder.h"
+#include "server/statistics_proto.h"
 
 namespace farspan {
 namespace {
@@ -46,7 +47,7 @@ SamplingParams ReadSampling(const v1::Sampling& sampling) {
   return params;
 }
 
-void EchoSampling(const SamplingParams& params, v1::Sampling* out) {
+void EchoSampling(const SamplingParams& params, int num_samples, v1::Sampling* out) {
   out->set_temperature(params.temperature);
   out->set_top_p(params.top_p);
   out->set_top_k(params.top_k);
@@ -55,6 +56,34 @@ void EchoSampling(const SamplingParams& params, v1::Sampling* out) {
   out->set_presence_penalty(params.presence_penalty);
   out->set_repetition_penalty(params.repetition_penalty);
   out->set_seed(static_cast<int64_t>(params.seed));
+  out->set_n(num_samples);
+}
+
+// A wait that both the request and the server allow; zero where neither has a limit.
+SteadyDuration EffectiveQueueDuration(const v1::GenerationSpec& spec, SteadyDuration server_limit) {
+  if (!spec.has_max_queue_duration()) return server_limit;
+  const SteadyDuration wanted = std::chrono::seconds(spec.max_queue_duration().seconds()) +
+                                std::chrono::nanoseconds(spec.max_queue_duration().nanos());
+  return server_limit == SteadyDuration::zero() ? wanted : std::min(wanted, server_limit);
+}
+
+// How the request stands among others: samples, cache, tenant, priority, limits of time.
+void ReadScheduling(const v1::GenerationSpec& spec, const CallFacts& facts, ParsedGeneration* parsed) {
+  Request& request = parsed->request;
+  v1::GenerationStarted& started = parsed->presentation.started;
+  request.id = facts.request_id;
+  request.tenant = facts.tenant;
+  request.arrival = facts.arrival;
+  request.deadline = facts.deadline;
+  request.num_samples = spec.sampling().has_n() ? spec.sampling().n() : 1;
+  request.use_prefix_cache = !spec.kv().bypass_prefix_cache();
+  request.priority = spec.priority();
+  started.mutable_kv()->set_bypass_prefix_cache(!request.use_prefix_cache);
+  started.set_priority(request.priority);
+  const SteadyDuration wait = EffectiveQueueDuration(spec, facts.max_queue_duration);
+  if (wait == SteadyDuration::zero()) return;
+  request.queue_deadline = facts.arrival + wait;
+  SetDuration(wait, started.mutable_max_queue_duration());
 }
 
 // max_tokens, or the rest of the context; refuses what does not fit it.
@@ -113,9 +142,7 @@ absl::StatusOr<ParsedGeneration> ParseSpec(const v1::GenerationSpec& spec, const
   FARSPAN_ASSIGN_OR_RETURN(EncodedPrompt prompt, EncodePrompt(spec.prompt(), "spec.prompt", model));
   ParsedGeneration parsed;
   Request& request = parsed.request;
-  request.id = facts.request_id;
-  request.arrival = facts.arrival;
-  request.deadline = facts.deadline;
+  ReadScheduling(spec, facts, &parsed);
   request.prompt = std::move(prompt.tokens);
   request.sampling = ReadSampling(spec.sampling());
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
@@ -124,10 +151,12 @@ absl::StatusOr<ParsedGeneration> ParseSpec(const v1::GenerationSpec& spec, const
   if (spec.output().has_prompt_logprobs()) request.prompt_logprobs = spec.output().prompt_logprobs();
 
   Presentation& presentation = parsed.presentation;
-  presentation.stop_strings.assign(spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end());
-  presentation.include_stop_string = spec.stopping().include_stop_string();
-  presentation.min_tokens = request.stop.min_tokens;
-  presentation.stop_token_ids = request.stop.stop_token_ids;
+  const v1::Stopping& stopping = spec.stopping();
+  presentation.stops = {.strings = {stopping.stop_strings().begin(), stopping.stop_strings().end()},
+                        .include_string = stopping.include_stop_string(),
+                        .min_tokens = request.stop.min_tokens,
+                        .token_ids = request.stop.stop_token_ids};
+  presentation.num_samples = request.num_samples;
   presentation.num_prompt_tokens = prompt_tokens;
   presentation.reports_logprobs = request.logprobs.has_value();
   presentation.reports_prompt_logprobs = request.prompt_logprobs.has_value();
@@ -137,8 +166,8 @@ absl::StatusOr<ParsedGeneration> ParseSpec(const v1::GenerationSpec& spec, const
   started.set_request_id(facts.request_id);
   started.set_client_request_id(spec.client_request_id());
   started.set_model(model.name);
-  EchoSampling(request.sampling, started.mutable_sampling());
-  *started.mutable_stopping() = spec.stopping();
+  EchoSampling(request.sampling, request.num_samples, started.mutable_sampling());
+  *started.mutable_stopping() = stopping;
   started.mutable_stopping()->set_max_tokens(request.stop.max_tokens);
   started.mutable_stopping()->set_min_tokens(request.stop.min_tokens);
   started.mutable_stopping()->mutable_stop_token_ids()->Assign(request.stop.stop_token_ids.begin(),
@@ -180,7 +209,12 @@ absl::StatusOr<std::vector<ParsedGeneration>> ParseComparison(const v1::CompareP
   FARSPAN_RETURN_IF_ERROR(CheckFields(request, request.has_spec(), request.spec().has_prompt()));
   if (request.policies().empty()) return Violation("policies", "must have at least one element");
   v1::GenerationSpec spec = request.spec();
+  if (spec.sampling().n() > 1) {
+    return Violation("spec.sampling.n", absl::StrCat("must be 1 in a comparison, got ", spec.sampling().n()));
+  }
   if (!spec.sampling().has_temperature()) spec.mutable_sampling()->set_temperature(0);
+  // A run that found another's pages would not show what its policy costs.
+  spec.mutable_kv()->set_bypass_prefix_cache(true);
   FARSPAN_ASSIGN_OR_RETURN(const ParsedGeneration shared, ParseSpec(spec, facts, model));
   v1::AttentionSpec dense;
   dense.mutable_dense();

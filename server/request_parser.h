@@ -9,6 +9,7 @@
 #include "engine/request.h"
 #include "farspan/v1/comparison.pb.h"
 #include "farspan/v1/inference.pb.h"
+#include "server/sample_text.h"
 #include "server/served_model.h"
 
 namespace farspan {
@@ -16,10 +17,8 @@ namespace farspan {
 // What delivery needs to turn tokens into events.
 struct Presentation {
   v1::GenerationStarted started;  // effective values; what only the engine knows is added when the request starts
-  std::vector<std::string> stop_strings;
-  bool include_stop_string = false;
-  int64_t min_tokens = 0;
-  std::vector<TokenId> stop_token_ids;  // ascending, as in the request
+  TextStops stops;
+  int num_samples = 1;
   int64_t num_prompt_tokens = 0;
   bool reports_logprobs = false;
   bool reports_prompt_logprobs = false;
@@ -37,14 +36,16 @@ struct CallFacts {
   std::string request_id;
   SteadyTime arrival{};
   SteadyTime deadline = kNoDeadline;
+  SteadyDuration max_queue_duration{};  // the server's limit; 0 for none
+  std::string tenant;
 };
 
 // Thread-safe. Slow: tokenises; runs in the text pool.
 absl::StatusOr<ParsedGeneration> ParseGeneration(const v1::GenerateRequest& request, const CallFacts& facts,
                                                  const ServedModel& model);
 
-// The generations of a comparison, the reference's first; all share tokens, seed and limits. Temperature is 0 where the
-// request has none.
+// The generations of a comparison, the reference's first; all share tokens, seed and limits, and none the prefix cache.
+// Temperature is 0 where the request has none.
 absl::StatusOr<std::vector<ParsedGeneration>> ParseComparison(const v1::ComparePoliciesRequest& request,
                                                               const CallFacts& facts, const ServedModel& model);
 

@@ -18,15 +18,13 @@ void SetUsage(const RequestStatistics& statistics, v1::Usage* out) {
   out->set_generated_tokens_count(statistics.generated_tokens);
 }
 
-void SetTiming(const RequestStatistics& statistics, v1::Timing* out) {
+void SetTiming(const RequestStatistics& statistics, int64_t longest_sample_tokens, v1::Timing* out) {
   SetDuration(statistics.first_step - statistics.arrival, out->mutable_queue_duration());
   SetDuration(statistics.first_token - statistics.first_step, out->mutable_prefill_duration());
   SetDuration(statistics.first_token - statistics.arrival, out->mutable_ttft_duration());
   const SteadyDuration decode = statistics.last_token - statistics.first_token;
   SetDuration(decode, out->mutable_decode_duration());
-  if (statistics.generated_tokens >= 2) {
-    SetDuration(decode / (statistics.generated_tokens - 1), out->mutable_tpot_duration());
-  }
+  if (longest_sample_tokens >= 2) SetDuration(decode / (longest_sample_tokens - 1), out->mutable_tpot_duration());
   SetDuration(statistics.finished - statistics.arrival, out->mutable_total_duration());
   out->set_preemptions_count(statistics.preemptions);
 }

@@ -87,10 +87,39 @@ TEST(ConfigTest, OtherAddressesNeedInsecure) {
   EXPECT_THAT(Parse({"m", "--host", "127.0.0.2"}).errors, IsEmpty());
 }
 
+TEST(ConfigTest, VariablesThatNoFlagHasAreNamedWithTheNearest) {
+  const CommandLine line = Parse({"m"}, {{"FARSPAN_GRPC_PROT", "6000"},
+                                         {"FARSPAN_QQQQQQQQQQQQ", "1"},
+                                         {"FARSPAN_SERVER", "127.0.0.1:50051"},
+                                         {"FARSPAN_GRPC_PORT", "6001"}});
+  EXPECT_THAT(line.errors, IsEmpty());
+  EXPECT_THAT(line.warnings,
+              ElementsAre(AllOf(HasSubstr("FARSPAN_GRPC_PROT "), HasSubstr("did you mean FARSPAN_GRPC_PORT?")),
+                          AllOf(HasSubstr("FARSPAN_QQQQQQQQQQQQ "), HasSubstr("--help"))));
+  EXPECT_EQ(line.config.grpc_port, 6001);
+}
+
+TEST(ConfigTest, SchedulingFlagsReachTheConfiguration) {
+  const ServerConfig config = Parse({"m", "--max-itl-ms", "40", "--no-enable-prefix-caching", "--max-queue-seconds",
+                                     "7", "--max-num-queued-reqs-per-tenant=9", "--trust-tenant-header"})
+                                  .config;
+  EXPECT_EQ(config.max_itl_ms, 40);
+  EXPECT_FALSE(config.enable_prefix_caching);
+  EXPECT_EQ(config.max_queue_seconds, 7);
+  EXPECT_EQ(config.max_num_queued_reqs_per_tenant, 9);
+  EXPECT_TRUE(config.trust_tenant_header);
+  const ServerConfig defaults = Parse({"m"}).config;
+  EXPECT_EQ(defaults.max_queue_seconds, 30);
+  EXPECT_TRUE(defaults.enable_prefix_caching);
+  EXPECT_FALSE(defaults.trust_tenant_header);
+}
+
 TEST(ConfigTest, SettingsAreCheckedTogether) {
   EXPECT_THAT(Parse({"m", "--grpc-port", "9000", "--metrics-port", "9000"}).errors,
               ElementsAre(HasSubstr("--metrics-port must differ")));
   EXPECT_THAT(Parse({"m", "--grpc-port", "0", "--metrics-port", "0"}).errors, IsEmpty());
+  EXPECT_THAT(Parse({"m", "--max-num-queued-reqs", "8", "--max-num-queued-reqs-per-tenant", "9"}).errors,
+              ElementsAre(AllOf(HasSubstr("-per-tenant"), HasSubstr("(8)"), HasSubstr("got 9"))));
   EXPECT_THAT(Parse({"m", "--max-num-seqs", "9", "--max-num-batched-tokens", "8"}).errors,
               ElementsAre(AllOf(HasSubstr("--max-num-seqs"), HasSubstr("(8)"), HasSubstr("got 9"))));
 }

@@ -43,7 +43,7 @@ class GenerationStreamTest : public ::testing::Test {
     const GgufFile file = *GgufFile::Open(checkpoint.path());
     Vocabulary vocabulary = *ReadGgufVocabulary(file.metadata());
     model_.tokenizer = *CreateBpeTokenizer(std::move(vocabulary));
-    presentation_.stop_token_ids = {kTinyEndOfTextId, kTinyImEndId};
+    presentation_.stops.token_ids = {kTinyEndOfTextId, kTinyImEndId};
   }
 
   void Open() {
@@ -51,7 +51,7 @@ class GenerationStreamTest : public ::testing::Test {
     Send(StartedEvent{});
   }
   void Send(const OutputEvent& event) {
-    stream_->OnEvent(event, [this](int) { ++num_cancels_; });
+    stream_->OnEvent(event, [this](int sample) { stopped_samples_.push_back(sample); });
   }
   void SendText(const std::string& text) {
     const std::vector<TokenId> tokens = *model_.tokenizer->Encode(text);
@@ -71,7 +71,7 @@ class GenerationStreamTest : public ::testing::Test {
   Presentation presentation_;
   const std::shared_ptr<RecordingListener> listener_;
   std::unique_ptr<GenerationStream> stream_;
-  int num_cancels_ = 0;
+  std::vector<int> stopped_samples_;
   int64_t num_sent_ = 0;
 };
 
@@ -87,10 +87,10 @@ TEST_F(GenerationStreamTest, TextOfTokensUpToTheLimit) {
 }
 
 TEST_F(GenerationStreamTest, StopStringEndsTheTextBeforeItAndCancelsOnce) {
-  presentation_.stop_strings = {"STOP"};
+  presentation_.stops.strings = {"STOP"};
   Open();
   SendText("one STOP two three");
-  EXPECT_EQ(num_cancels_, 1);
+  EXPECT_THAT(stopped_samples_, ::testing::ElementsAre(0));
   EXPECT_EQ(listener_->text, "one ");
   const size_t tokens_at_match = listener_->tokens.size();
   SendText("more");
@@ -105,8 +105,8 @@ TEST_F(GenerationStreamTest, StopStringEndsTheTextBeforeItAndCancelsOnce) {
 }
 
 TEST_F(GenerationStreamTest, StopStringIsKeptWhereAskedFor) {
-  presentation_.stop_strings = {"STOP"};
-  presentation_.include_stop_string = true;
+  presentation_.stops.strings = {"STOP"};
+  presentation_.stops.include_string = true;
   Open();
   SendText("one STOP two");
   Finish(FinishReason::kStop);
@@ -114,7 +114,7 @@ TEST_F(GenerationStreamTest, StopStringIsKeptWhereAskedFor) {
 }
 
 TEST_F(GenerationStreamTest, WhatMayBecomeAStopStringIsHeldAndThenGiven) {
-  presentation_.stop_strings = {"STOP"};
+  presentation_.stops.strings = {"STOP"};
   Open();
   SendText("one ST");
   EXPECT_EQ(listener_->text, "one ");
@@ -123,19 +123,19 @@ TEST_F(GenerationStreamTest, WhatMayBecomeAStopStringIsHeldAndThenGiven) {
 }
 
 TEST_F(GenerationStreamTest, StopStringsWaitForMinTokens) {
-  presentation_.stop_strings = {"ab"};
-  presentation_.min_tokens = 1000;
+  presentation_.stops.strings = {"ab"};
+  presentation_.stops.min_tokens = 1000;
   Open();
   SendText("x ab y");
   Finish(FinishReason::kLength);
-  EXPECT_EQ(num_cancels_, 0);
+  EXPECT_THAT(stopped_samples_, ::testing::IsEmpty());
   EXPECT_EQ(listener_->text, "x ab y");
   EXPECT_EQ(listener_->finished.finish_reason(), v1::FINISH_REASON_LENGTH);
 }
 
 TEST_F(GenerationStreamTest, StopTokenIsReportedButNotItsText) {
   const TokenId letter = model_.tokenizer->Encode("z")->front();
-  presentation_.stop_token_ids = {letter};
+  presentation_.stops.token_ids = {letter};
   Open();
   SendText("a");
   SendToken(letter);
@@ -147,7 +147,7 @@ TEST_F(GenerationStreamTest, StopTokenIsReportedButNotItsText) {
 
 TEST_F(GenerationStreamTest, StopTokenThatDidNotStopIsText) {
   const TokenId letter = model_.tokenizer->Encode("z")->front();
-  presentation_.stop_token_ids = {letter};
+  presentation_.stops.token_ids = {letter};
   Open();
   SendToken(letter);
   SendText("a");
@@ -179,6 +179,73 @@ TEST_F(GenerationStreamTest, FailureEndsWithItsStatusAndNoFinishedEvent) {
   EXPECT_FALSE(listener_->responses.back().has_finished());
   EXPECT_EQ(listener_->outcome.status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(listener_->num_ends, 1);
+}
+
+TEST_F(GenerationStreamTest, EachSampleHasItsOwnTextStopAndTokens) {
+  presentation_.num_samples = 3;
+  presentation_.stops.strings = {"STOP"};
+  Open();
+  const TokenId letter = model_.tokenizer->Encode("z")->front();
+  const auto send = [&](int sample, const std::string& text) {
+    const std::vector<TokenId> tokens = *model_.tokenizer->Encode(text);
+    for (const TokenId token : tokens) Send(NewTokensEvent{.sample = sample, .tokens = {token}});
+  };
+  send(2, "c ST");
+  send(0, "a");
+  send(1, "b STOP more");
+  send(2, "ILL");
+  Send(NewTokensEvent{.sample = 0, .tokens = {letter, kTinyImEndId}});
+  EXPECT_THAT(stopped_samples_, ::testing::ElementsAre(1));
+  FinishedEvent event{.reason = FinishReason::kStop, .stop_token = kTinyImEndId};
+  event.samples = {{.reason = FinishReason::kStop, .stop_token = kTinyImEndId, .generated_tokens = 3},
+                   {.reason = FinishReason::kStop, .generated_tokens = 40},
+                   {.reason = FinishReason::kLength, .generated_tokens = 5}};
+  event.statistics.generated_tokens = 48;
+  Send(event);
+  std::vector<std::string> texts(3);
+  std::vector<int64_t> num_tokens(3);
+  for (const v1::GenerateResponse& response : listener_->responses) {
+    const auto sample = static_cast<size_t>(response.delta().sample_index());
+    texts[sample] += response.delta().text();
+    num_tokens[sample] += response.delta().token_ids_size();
+  }
+  EXPECT_THAT(texts, ::testing::ElementsAre("az", "b ", "c STILL"));
+  const v1::GenerationFinished& finished = listener_->finished;
+  ASSERT_EQ(finished.samples_size(), 3);
+  EXPECT_EQ(finished.samples(0).stop_token_id(), kTinyImEndId);
+  EXPECT_EQ(finished.samples(1).stop_string(), "STOP");
+  EXPECT_EQ(finished.samples(2).finish_reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(finished.stop_token_id(), kTinyImEndId) << "the first sample's";
+  int64_t sum = 0;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_LE(finished.samples(i).generated_tokens_count(), num_tokens[static_cast<size_t>(i)]) << i;
+    sum += finished.samples(i).generated_tokens_count();
+  }
+  EXPECT_EQ(finished.samples(1).generated_tokens_count(), num_tokens[1]) << "up to the stop string";
+  EXPECT_EQ(finished.usage().generated_tokens_count(), sum);
+}
+
+TEST_F(GenerationStreamTest, AFailureOfOneSampleFailsTheRequestUnlessAllTextsHadEnded) {
+  presentation_.num_samples = 2;
+  presentation_.stops.strings = {"x"};
+  Open();
+  SendText("ax");
+  Finish(FinishReason::kDeadline);
+  EXPECT_EQ(listener_->outcome.status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_FALSE(listener_->responses.back().has_finished());
+}
+
+TEST_F(GenerationStreamTest, TimeBetweenTokensIsThatOfOneSample) {
+  presentation_.num_samples = 2;
+  Open();
+  FinishedEvent event{.reason = FinishReason::kLength};
+  event.samples = {{.reason = FinishReason::kLength, .generated_tokens = 3},
+                   {.reason = FinishReason::kLength, .generated_tokens = 5}};
+  event.statistics.generated_tokens = 8;
+  event.statistics.first_token = event.statistics.first_step + std::chrono::seconds(1);
+  event.statistics.last_token = event.statistics.first_token + std::chrono::seconds(8);
+  Send(event);
+  EXPECT_EQ(listener_->finished.timing().tpot_duration().seconds(), 2);
 }
 
 TEST_F(GenerationStreamTest, PromptLogprobsBeginWithTheTokenThatNothingPredicts) {

@@ -6,7 +6,7 @@ set -euo pipefail
 readonly build_packages=(
   g++ cmake ninja-build pkg-config
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev
-  libabsl-dev libspdlog-dev prometheus-cpp-dev libboost-dev libicu-dev nlohmann-json3-dev
+  libabsl-dev libssl-dev libspdlog-dev prometheus-cpp-dev libboost-dev libicu-dev nlohmann-json3-dev
   ca-certificates python3 python3-pip
 )
 readonly test_packages=(libgtest-dev libgmock-dev)

@@ -18,9 +18,27 @@ void BlockTable::Append(PageRef page) {
   ++num_resident_pages_;
 }
 
+void BlockTable::ShareFrom(const BlockTable& other, int64_t end_token) {
+  FARSPAN_CHECK(pages_.empty() && end_token <= other.capacity_tokens(), "end_token=", end_token);
+  for (int64_t i = 0; i < CeilDiv(end_token, page_tokens_); ++i) {
+    const PageRef& page = other.pages_[static_cast<size_t>(i)];
+    page ? Append(page.Share()) : AppendDropped();
+  }
+}
+
+void BlockTable::Replace(int64_t index, PageRef page) {
+  PageRef& place = pages_[static_cast<size_t>(index)];
+  FARSPAN_CHECK(place && page, "index=", index);
+  place = std::move(page);
+}
+
+TokenRange BlockTable::PagesInside(TokenRange tokens) const {
+  return {.begin = CeilDiv(std::max<int64_t>(0, tokens.begin), page_tokens_),
+          .end = std::min(tokens.end / page_tokens_, static_cast<int64_t>(pages_.size()))};
+}
+
 int64_t BlockTable::Drop(TokenRange tokens) {
-  const int64_t first = CeilDiv(std::max<int64_t>(0, tokens.begin), page_tokens_);
-  const int64_t last = std::min(tokens.end / page_tokens_, static_cast<int64_t>(pages_.size()));
+  const auto [first, last] = PagesInside(tokens);
   int64_t released = 0;
   for (int64_t i = first; i < last; ++i) {
     PageRef& page = pages_[static_cast<size_t>(i)];

@@ -19,9 +19,20 @@ class BlockTable {
   int64_t PagesMissing(int64_t end_token) const;
   // Appends the next logical page.
   void Append(PageRef page);
+  // Appends a logical page that is dropped already.
+  void AppendDropped() { pages_.emplace_back(); }
+  // Shares the first pages of `other`, those that hold tokens below `end_token`, holes included. This table is empty.
+  void ShareFrom(const BlockTable& other, int64_t end_token);
+  // Puts `page` in the place of a resident one, which is released.
+  void Replace(int64_t index, PageRef page);
   // Releases the pages wholly inside `tokens`; the rest of the range stays resident. Returns the tokens released.
   int64_t Drop(TokenRange tokens);
   void Clear();
+
+  // Logical pages in order; empty references are dropped ones.
+  const std::vector<PageRef>& pages() const { return pages_; }
+  // The half-open range of logical pages wholly inside `tokens`.
+  TokenRange PagesInside(TokenRange tokens) const;
 
   // The page that holds logical `token`; it must be resident.
   PageId page_of(int64_t token) const;

@@ -43,7 +43,7 @@ class PageRef {
   PageId page_{};
 };
 
-// Engine thread only. Invariant: num_free() + pages with references == num_pages().
+// Engine thread only. Invariant: num_free() + num_used() + num_cached() == num_pages().
 class PagePool {
  public:
   explicit PagePool(int64_t num_pages);
@@ -56,8 +56,20 @@ class PagePool {
 
   int64_t num_pages() const { return static_cast<int64_t>(reference_counts_.size()); }
   int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
-  int64_t num_used() const { return num_pages() - num_free(); }
+  // Pages that something other than the prefix cache holds.
+  int64_t num_used() const { return num_pages() - num_free() - num_cached_; }
+  // Pages that the prefix cache alone holds: free as soon as it lets them go.
+  int64_t num_cached() const { return num_cached_; }
   int32_t reference_count(PageId page) const { return reference_counts_[static_cast<size_t>(page)]; }
+  bool held_by_cache_alone(PageId page) const {
+    return cached_[static_cast<size_t>(page)] && reference_count(page) == 1;
+  }
+  // References to the page other than the prefix cache's.
+  int32_t num_holders(PageId page) const {
+    return reference_count(page) - (cached_[static_cast<size_t>(page)] ? 1 : 0);
+  }
+  // For the prefix cache: whether one of the page's references is its own.
+  void SetCached(PageId page, bool cached);
 
  private:
   friend class PageRef;
@@ -65,6 +77,8 @@ class PagePool {
   void DropReference(PageId page);
 
   std::vector<int32_t> reference_counts_;
+  std::vector<bool> cached_;
+  int64_t num_cached_ = 0;    // derived: pages for which held_by_cache_alone
   std::vector<PageId> free_;  // a stack
 };
 

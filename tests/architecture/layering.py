@@ -24,6 +24,7 @@ LIBRARIES: tuple[tuple[str, str], ...] = (
     ("boost", r"boost/"),
     ("json", r"nlohmann/"),
     ("icu", r"unicode/"),
+    ("openssl", r"openssl/"),
     ("cuda", r"(cuda|cublas|cub/|nccl|cooperative_groups)"),
     ("googletest", r"(gtest|gmock)/"),
     ("benchmark", r"benchmark/"),
@@ -77,8 +78,8 @@ LAYERS: tuple[Layer, ...] = (
     ),
     Layer(
         ("engine/kv/",),
-        ("engine/kv/block_table.h", "engine/kv/page_pool.h", "engine/kv/prefix_index.h", BASE),
-        ("abseil",),
+        ("engine/kv/block_table.h", "engine/kv/page_pool.h", "engine/kv/prefix_index.h", "engine/kv/prefix_key.h", BASE),
+        ("abseil", "openssl"),
     ),
     Layer(("engine/kv/kv_cache.",), ("engine/kv/kv_cache.h", BASE, "engine/backend/", KERNEL_ARGUMENTS), ("abseil",)),
     Layer(
@@ -106,6 +107,7 @@ LAYERS: tuple[Layer, ...] = (
             "engine/kv/block_table.h",
             "engine/kv/page_pool.h",
             "engine/kv/prefix_index.h",
+            "engine/kv/prefix_key.h",
             "engine/sampling/token_counts.h",
         ),
         ("abseil",),

@@ -60,11 +60,10 @@ void AppendRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batc
   }
 }
 
-void AppendDecode(const Sequence& sequence, const AttentionPlan& plan, TokenRange queries, const ModelShape& shape,
-                  ForwardBatch* batch) {
-  batch->decode_rows.push_back(
-      {.row = batch->num_rows(), .position = queries.begin, .left_window = plan.left_window_tokens});
-  const kernels::KvList list = AppendList(plan, queries, sequence.block_table(), &batch->entries);
+void AppendDecode(const Sequence& sequence, const AttentionPlan& plan, int64_t row, TokenRange query,
+                  const ModelShape& shape, ForwardBatch* batch) {
+  batch->decode_rows.push_back({.row = row, .position = query.begin, .left_window = plan.left_window_tokens});
+  const kernels::KvList list = AppendList(plan, query, sequence.block_table(), &batch->entries);
   batch->decode_lists.insert(batch->decode_lists.end(), static_cast<size_t>(shape.num_kv_heads), list);
 }
 
@@ -86,9 +85,11 @@ void AppendPrefill(const Sequence& sequence, const AttentionPlan& plan, TokenRan
 // Rows whose logits are wanted: the last known token's, which the next one is drawn from, and a prompt's where asked.
 int64_t AppendLogitRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batch) {
   const int64_t first_row = batch->num_rows();
-  const bool all = sequence.prefilling() && sequence.request().prompt_logprobs.has_value();
+  const bool reports = sequence.prefilling() && !sequence.follows() && sequence.request().prompt_logprobs.has_value();
+  const int64_t reported = std::max(queries.begin, sequence.reported_prompt_tokens());
+  const int64_t unreported = reports ? std::max<int64_t>(0, queries.end - reported) : 0;
   const bool last = queries.end == sequence.num_tokens();
-  const int64_t count = all ? queries.size() : (last ? 1 : 0);
+  const int64_t count = std::max<int64_t>(unreported, last ? 1 : 0);
   for (int64_t i = queries.size() - count; i < queries.size(); ++i) batch->logit_rows.push_back(first_row + i);
   return count;
 }
@@ -101,19 +102,24 @@ BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* 
   for (const StepPlan::Run& run : plan.runs) {
     const Sequence& sequence = scheduler->sequence(run.id);
     const TokenRange queries = {.begin = sequence.computed(), .end = sequence.computed() + sequence.in_flight()};
-    const AttentionPlan attention =
-        sequence.request().policy->Plan({.queries = queries, .prompt_tokens = sequence.prompt_tokens()});
     BatchRun batch_run = {.id = run.id,
                           .num_tokens = queries.size(),
                           .prefill = sequence.prefilling(),
-                          .first_logit_row = batch.num_logit_rows(),
-                          .drop = attention.drop,
-                          .traffic = TrafficOf(attention, queries, shape)};
+                          .first_logit_row = batch.num_logit_rows()};
     batch_run.num_logit_rows = AppendLogitRows(sequence, queries, &batch);
-    if (batch_run.prefill) {
-      AppendPrefill(sequence, attention, queries, shape, &batch);
-    } else {
-      AppendDecode(sequence, attention, queries, shape, &batch);
+    // A chunk is planned as one; decode rows, several after a preemption, one by one as they were the first time.
+    const int64_t planned_together = batch_run.prefill ? queries.size() : 1;
+    for (int64_t begin = queries.begin; begin < queries.end; begin += planned_together) {
+      const TokenRange part = {.begin = begin, .end = begin + planned_together};
+      const AttentionPlan attention =
+          sequence.request().policy->Plan({.queries = part, .prompt_tokens = sequence.prompt_tokens()});
+      batch_run.drop = attention.drop;
+      batch_run.traffic.Add(TrafficOf(attention, part, shape));
+      if (batch_run.prefill) {
+        AppendPrefill(sequence, attention, part, shape, &batch);
+      } else {
+        AppendDecode(sequence, attention, batch.num_rows() + begin - queries.begin, part, shape, &batch);
+      }
     }
     AppendRows(sequence, queries, &batch);
     built.runs.push_back(batch_run);

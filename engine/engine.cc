@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine.h"
 
+#include <span>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -23,10 +25,29 @@ absl::Status CheckConfig(const EngineConfig& config, const EngineParts& parts) {
         absl::StrCat("max_num_batched_tokens: must be at most the ", parts.model->max_batch_rows(),
                      " rows that the model was loaded for, got ", config.max_num_batched_tokens));
   }
-  if (config.max_num_queued_requests < 1 || config.max_num_queued_tokens < 1) {
+  if (config.max_num_queued_requests < 1 || config.max_num_queued_tokens < 1 ||
+      config.max_num_queued_requests_per_tenant < 1) {
     return absl::InvalidArgumentError("the queue limits must be at least 1");
   }
   return absl::OkStatus();
+}
+
+// The names of the prompt's full pages in the prefix cache.
+PromptKeys MakePromptKeys(const Request& request, const EngineParts& parts) {
+  const ModelShape& shape = parts.model->shape();
+  const std::string& model_id = parts.model->info().weights_id;
+  PromptKeys keys;
+  keys.prompt_scope = MakePrefixScope(request.tenant, model_id, request.policy->prefill_fingerprint(),
+                                      PagePhase::kPrompt, shape.kv_dtype);
+  keys.decode_scope = MakePrefixScope(request.tenant, model_id, request.policy->decode_fingerprint(),
+                                      PagePhase::kDecoded, shape.kv_dtype);
+  const std::span<const TokenId> prompt = request.prompt;
+  const auto page_tokens = static_cast<size_t>(shape.page_tokens);
+  for (size_t end = page_tokens; end <= prompt.size(); end += page_tokens) {
+    const PrefixKey parent = keys.keys.empty() ? PrefixKey{} : keys.keys.back();
+    keys.keys.push_back(MakePrefixKey(keys.prompt_scope, parent, prompt.subspan(end - page_tokens, page_tokens)));
+  }
+  return keys;
 }
 
 }  // namespace
@@ -75,8 +96,10 @@ absl::StatusOr<std::shared_ptr<RequestHandle>> Engine::Submit(Request request, s
                                                    parts_.kv_cache->num_pages()));
   }
   auto handle = std::make_shared<RequestHandle>(inbox_->doorbell());
-  FARSPAN_RETURN_IF_ERROR(inbox_->Offer(
-      {.request = std::move(request), .handle = handle, .sink = std::move(sink), .reserved_pages = pages}));
+  Submission submission = {.handle = handle, .sink = std::move(sink), .max_pages = pages};
+  if (config_.prefix_caching && request.use_prefix_cache) submission.prompt_keys = MakePromptKeys(request, parts_);
+  submission.request = std::move(request);
+  FARSPAN_RETURN_IF_ERROR(inbox_->Offer(std::move(submission)));
   return handle;
 }
 

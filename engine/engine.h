@@ -46,11 +46,12 @@ struct EngineParts {
 
 // A snapshot; the fields belong together.
 struct EngineStats {
-  int64_t requests_queued = 0;  // accepted and not yet running
+  int64_t requests_queued = 0;  // accepted and never run; each sample counts
   int64_t tokens_queued = 0;    // their prompts
   int64_t requests_running = 0;
   int64_t kv_pages_total = 0;
-  int64_t kv_pages_used = 0;
+  int64_t kv_pages_used = 0;    // held by live requests
+  int64_t kv_pages_cached = 0;  // held by the prefix cache alone
   int64_t steps = 0;
   SteadyTime last_progress{};  // end of the last step, or the last time that there was nothing to do
   absl::Status fault;          // not OK once the device has failed for good

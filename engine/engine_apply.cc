@@ -34,10 +34,12 @@ absl::Status EngineLoop::ApplyLogits(const BatchRun& run, Sequence* sequence, Lo
     FARSPAN_ASSIGN_OR_RETURN(row, logits->Row(run.first_logit_row + i));
     if (run.prefill) TakePromptLogprobs(sequence, first_position + i, row, &prompt_logprobs);
   }
-  if (run.prefill) {
-    sequence->Emit(PrefillProgressEvent{.done_tokens = sequence->computed(),
-                                        .total_tokens = sequence->prompt_tokens(),
-                                        .prompt_logprobs = std::move(prompt_logprobs)});
+  // Tokens computed again after a preemption were reported before; the first sample speaks for all of the prompt.
+  if (run.prefill && !sequence->follows() && sequence->computed() > sequence->reported_prompt_tokens()) {
+    sequence->ReportPromptTokens(sequence->computed());
+    sequence->group().Emit(PrefillProgressEvent{.done_tokens = sequence->computed(),
+                                                .total_tokens = sequence->prompt_tokens(),
+                                                .prompt_logprobs = std::move(prompt_logprobs)});
   }
   const bool draws = sequence->computed() == sequence->num_tokens();
   if (draws && !sequence->outcome()) DrawToken(sequence, row);
@@ -47,7 +49,8 @@ absl::Status EngineLoop::ApplyLogits(const BatchRun& run, Sequence* sequence, Lo
 void EngineLoop::TakePromptLogprobs(Sequence* sequence, int64_t position, std::span<const float> logits,
                                     std::vector<TokenLogprobs>* logprobs) {
   const std::optional<int> alternatives = sequence->request().prompt_logprobs;
-  if (!alternatives || position + 1 >= sequence->prompt_tokens()) return;
+  if (!alternatives || sequence->follows() || position + 1 >= sequence->prompt_tokens()) return;
+  if (position < sequence->reported_prompt_tokens()) return;
   auto result = ComputeLogprobs(logits, sequence->token(position + 1), *alternatives);
   if (!result.ok()) {
     sequence->SetOutcome({.reason = FinishReason::kError, .status = std::move(result).status()});
@@ -69,7 +72,8 @@ void EngineLoop::DrawToken(Sequence* sequence, std::span<float> logits) {
   if (forced < request.forced_tokens.size()) {
     token = request.forced_tokens[forced];
   } else {
-    const DrawKey key = {.seed = request.sampling.seed, .position = sequence->num_tokens()};
+    const DrawKey key = {
+        .seed = request.sampling.seed, .position = sequence->num_tokens(), .sample_index = sequence->sample()};
     auto drawn = SampleToken(request.sampling, sequence->counts(), key, logits);
     if (!drawn.ok()) return fail(std::move(drawn).status());
     token = *drawn;
@@ -89,8 +93,12 @@ void EngineLoop::ReportToken(Sequence* sequence, TokenId token, std::vector<Toke
   const bool first = sequence->num_generated() == 0;
   const SteadyTime previous = first ? sequence->statistics().arrival : sequence->statistics().last_token;
   sequence->AppendToken(token, now);
-  parts_->metrics->OnToken(sequence->request().policy->name(), first, now - previous, sequence->prompt_tokens());
-  sequence->Emit(NewTokensEvent{.tokens = {token}, .logprobs = std::move(logprobs)});
+  // The request's first token is the first sample's.
+  if (!first || !sequence->follows()) {
+    parts_->metrics->OnToken(sequence->request().policy->name(), first, now - previous, sequence->prompt_tokens());
+  }
+  sequence->group().Emit(
+      NewTokensEvent{.sample = sequence->sample(), .tokens = {token}, .logprobs = std::move(logprobs)});
 }
 
 void EngineLoop::DecideOutcome(Sequence* sequence, TokenId token) {

@@ -10,8 +10,20 @@
 
 namespace farspan {
 
+namespace {
+
+absl::Status QueueLimitError(const char* limit, const std::string& message) {
+  absl::Status status = absl::ResourceExhaustedError(message);
+  status.SetPayload(kQueueLimitPayload, absl::Cord(limit));
+  return status;
+}
+
+}  // namespace
+
 EngineInbox::EngineInbox(const EngineConfig& config, int64_t kv_pages_total)
-    : max_queued_requests_(config.max_num_queued_requests), max_queued_tokens_(config.max_num_queued_tokens) {
+    : max_queued_requests_(config.max_num_queued_requests),
+      max_queued_tokens_(config.max_num_queued_tokens),
+      max_queued_requests_per_tenant_(config.max_num_queued_requests_per_tenant) {
   stats_.kv_pages_total = kv_pages_total;
 }
 
@@ -20,19 +32,32 @@ absl::Status EngineInbox::Offer(Submission submission) {
     MutexLock lock(&mutex_);
     if (!stats_.fault.ok()) return absl::UnavailableError("the device has failed; try another replica");
     if (closed_) return absl::UnavailableError("the server is draining; try another replica");
-    if (stats_.requests_queued >= max_queued_requests_) {
-      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", max_queued_requests_, " requests wait"));
+    const int64_t samples = submission.request.num_samples;
+    // Samples of one request may exceed a limit alone: they never could wait otherwise.
+    if (stats_.requests_queued > 0 && stats_.requests_queued + samples > max_queued_requests_) {
+      return QueueLimitError(kQueueLimitRequests,
+                             absl::StrCat("the queue is full: ", stats_.requests_queued, " requests wait, at most ",
+                                          max_queued_requests_, " may"));
+    }
+    const auto tenant = queued_by_tenant_.find(submission.request.tenant);
+    const int64_t tenant_queued = tenant == queued_by_tenant_.end() ? 0 : tenant->second;
+    if (tenant_queued > 0 && tenant_queued + samples > max_queued_requests_per_tenant_) {
+      return QueueLimitError(kQueueLimitTenant,
+                             absl::StrCat("the tenant's share of the queue is full: ", tenant_queued,
+                                          " of its requests wait, at most ", max_queued_requests_per_tenant_, " may"));
     }
     const auto tokens = static_cast<int64_t>(submission.request.prompt.size());
     // A prompt longer than the whole limit may still wait alone.
     if (stats_.tokens_queued > 0 && stats_.tokens_queued + tokens > max_queued_tokens_) {
-      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", stats_.tokens_queued,
-                                                       " prompt tokens wait, at most ", max_queued_tokens_, " may"));
+      return QueueLimitError(kQueueLimitTokens,
+                             absl::StrCat("the queue is full: ", stats_.tokens_queued, " prompt tokens wait, at most ",
+                                          max_queued_tokens_, " may"));
     }
     // Until now there was nothing to do, however long ago the last step ended.
     if (num_live_ == 0) stats_.last_progress = std::max(stats_.last_progress, submission.request.arrival);
-    ++stats_.requests_queued;
+    stats_.requests_queued += samples;
     stats_.tokens_queued += tokens;
+    queued_by_tenant_[submission.request.tenant] = tenant_queued + samples;
     ++num_live_;
     submissions_.push_back(std::move(submission));
   }
@@ -50,8 +75,11 @@ std::vector<Submission> EngineInbox::TakeAll() {
   return std::exchange(submissions_, {});
 }
 
-void EngineInbox::OnLeftQueue(int64_t prompt_tokens) {
+void EngineInbox::OnLeftQueue(const std::string& tenant, int64_t prompt_tokens) {
   MutexLock lock(&mutex_);
+  const auto queued = queued_by_tenant_.find(tenant);
+  FARSPAN_CHECK(queued != queued_by_tenant_.end());
+  if (--queued->second == 0) queued_by_tenant_.erase(queued);
   --stats_.requests_queued;
   stats_.tokens_queued -= prompt_tokens;
   FARSPAN_CHECK(stats_.requests_queued >= 0 && stats_.tokens_queued >= 0);
@@ -67,6 +95,7 @@ void EngineInbox::Publish(const EngineGauges& gauges, int64_t steps, SteadyTime 
   MutexLock lock(&mutex_);
   stats_.requests_running = gauges.requests_running;
   stats_.kv_pages_used = gauges.kv_pages_used;
+  stats_.kv_pages_cached = gauges.kv_pages_cached;
   stats_.steps = steps;
   stats_.last_progress = now;
 }

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "engine/base/mutex.h"
 #include "engine/engine.h"
 #include "engine/request_handle.h"
+#include "engine/sched/page_chain.h"
 
 namespace farspan {
 
@@ -17,10 +20,18 @@ struct Submission {
   Request request;
   std::shared_ptr<RequestHandle> handle;
   std::shared_ptr<OutputSink> sink;
-  int64_t reserved_pages = 0;
+  int64_t max_pages = 0;  // of each of its samples
+  PromptKeys prompt_keys;
 };
 
-// Thread-safe. A request counts as queued from Offer until OnLeftQueue.
+// Which queue limit refused a request; the payload of Offer's RESOURCE_EXHAUSTED, under kQueueLimitPayload.
+inline constexpr char kQueueLimitPayload[] = "farspan/queue-limit";
+inline constexpr char kQueueLimitRequests[] = "requests";
+inline constexpr char kQueueLimitTokens[] = "tokens";
+inline constexpr char kQueueLimitTenant[] = "tenant";
+
+// Thread-safe. Each sample of a request counts as queued from Offer until its OnLeftQueue; the prompt counts with the
+// first of them.
 class EngineInbox {
  public:
   EngineInbox(const EngineConfig& config, int64_t kv_pages_total);
@@ -31,7 +42,7 @@ class EngineInbox {
 
   // For the engine thread.
   std::vector<Submission> TakeAll();
-  void OnLeftQueue(int64_t prompt_tokens);
+  void OnLeftQueue(const std::string& tenant, int64_t prompt_tokens);
   void OnEnded();
   void Publish(const EngineGauges& gauges, int64_t steps, SteadyTime now);
   void PublishFault(absl::Status fault);
@@ -49,6 +60,7 @@ class EngineInbox {
  private:
   const int64_t max_queued_requests_;
   const int64_t max_queued_tokens_;
+  const int64_t max_queued_requests_per_tenant_;
   const std::shared_ptr<Doorbell> doorbell_ = std::make_shared<Doorbell>();
 
   mutable Mutex mutex_;
@@ -59,6 +71,7 @@ class EngineInbox {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancel_all_ ABSL_GUARDED_BY(mutex_) = false;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, int64_t> queued_by_tenant_ ABSL_GUARDED_BY(mutex_);  // those with any
 };
 
 }  // namespace farspan

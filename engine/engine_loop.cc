@@ -26,8 +26,12 @@ EngineLoop::EngineLoop(const EngineConfig& config, EngineParts* parts, EngineInb
       parts_(parts),
       inbox_(inbox),
       pool_(parts->kv_cache->num_pages()),
-      scheduler_({.max_num_seqs = config.max_num_seqs, .max_num_batched_tokens = config.max_num_batched_tokens},
-                 &pool_) {}
+      prefix_index_(&pool_),
+      scheduler_({.max_num_seqs = config.max_num_seqs,
+                  .max_num_batched_tokens = config.max_num_batched_tokens,
+                  .max_inter_token_latency = config.max_inter_token_latency,
+                  .priority_ageing = config.priority_ageing},
+                 &pool_, &prefix_index_) {}
 
 EngineLoop::~EngineLoop() = default;
 
@@ -50,9 +54,11 @@ bool EngineLoop::Step() {
     PublishGauges();
     return false;
   }
-  Retire(scheduler_.Commit(plan, start));
+  Committed committed = scheduler_.Commit(plan, start);
+  for (const PageCopy& copy : committed.copies) parts_->kv_cache->CopyPage(copy.from, copy.to);
+  Retire(std::move(committed.retired));
   PoisonFreedPages();
-  ReportStarts(plan);
+  ReportPlan(plan);
   if (plan.runs.empty()) return true;
   const BuiltBatch built = BuildBatch(plan, parts_->model->shape(), &scheduler_);
   if (const absl::Status status = RunBatch(built); !status.ok()) {
@@ -66,51 +72,81 @@ bool EngineLoop::Step() {
 void EngineLoop::DrainInbox() {
   // Read before the submissions: what was accepted before the call to CancelAll is then among them, or here already.
   const bool cancel_all = inbox_->TakeCancelAll();
-  for (Submission& submission : inbox_->TakeAll()) {
-    scheduler_.Add(std::make_unique<Sequence>(
-        static_cast<SequenceId>(next_sequence_id_++), std::move(submission.request), std::move(submission.handle),
-        std::move(submission.sink), submission.reserved_pages, parts_->kv_cache->page_tokens()));
-  }
+  for (Submission& submission : inbox_->TakeAll()) Accept(std::move(submission));
   if (cancel_all) scheduler_.EndAll(ShutdownOutcome());
+}
+
+void EngineLoop::Accept(Submission submission) {
+  auto group = std::make_shared<RequestGroup>(std::move(submission.request), std::move(submission.handle),
+                                              std::move(submission.sink));
+  const Request& request = group->request();
+  const int64_t page_tokens = parts_->kv_cache->page_tokens();
+  const auto leader = static_cast<SequenceId>(next_sequence_id_);
+  for (int sample = 0; sample < request.num_samples; ++sample) {
+    PageChain chain(submission.prompt_keys, static_cast<int64_t>(request.prompt.size()), page_tokens);
+    scheduler_.Add(std::make_unique<Sequence>(static_cast<SequenceId>(next_sequence_id_++), group, sample, leader,
+                                              submission.max_pages, page_tokens, std::move(chain)));
+  }
 }
 
 void EngineLoop::Retire(std::vector<std::unique_ptr<Sequence>> retired) {
   if (retired.empty()) return;
   for (const std::unique_ptr<Sequence>& sequence : retired) {
-    if (!sequence->started()) inbox_->OnLeftQueue(sequence->prompt_tokens());
+    if (sequence->started()) continue;
+    inbox_->OnLeftQueue(sequence->request().tenant, sequence->follows() ? 0 : sequence->prompt_tokens());
   }
   // Whoever learns that a request has ended finds its pages returned.
   PublishGauges();
-  for (const std::unique_ptr<Sequence>& sequence : retired) {
-    RequestStatistics& statistics = sequence->statistics();
-    const RequestPhase phase = sequence->phase();
-    statistics.finished = Now();
-    for (SteadyTime* time : {&statistics.first_step, &statistics.first_token, &statistics.last_token}) {
-      if (*time == SteadyTime{}) *time = statistics.finished;
+  for (const std::unique_ptr<Sequence>& sequence : retired) Finish(sequence.get());
+}
+
+void EngineLoop::Finish(Sequence* sequence) {
+  RequestStatistics& statistics = sequence->statistics();
+  const RequestPhase phase = sequence->phase();
+  statistics.finished = Now();
+  for (SteadyTime* time : {&statistics.first_step, &statistics.first_token, &statistics.last_token}) {
+    if (*time == SteadyTime{}) *time = statistics.finished;
+  }
+  std::optional<FinishedEvent> event =
+      sequence->group().EndSample(sequence->sample(), *sequence->outcome(), phase, statistics);
+  if (!event) return;
+  int64_t longest_sample_tokens = 0;
+  for (const SampleOutcome& sample : sequence->group().samples()) {
+    longest_sample_tokens = std::max(longest_sample_tokens, sample.generated_tokens);
+  }
+  parts_->metrics->OnRequestFinished({.policy = sequence->request().policy->name(),
+                                      .reason = event->reason,
+                                      .request = &sequence->request(),
+                                      .statistics = &event->statistics,
+                                      .longest_sample_tokens = longest_sample_tokens});
+  sequence->group().Emit(*std::move(event));
+  inbox_->OnEnded();
+}
+
+void EngineLoop::ReportPlan(const StepPlan& plan) {
+  for (const StepPlan::Admission& admission : plan.admit) {
+    Sequence& sequence = scheduler_.sequence(admission.id);
+    if (sequence.statistics().preemptions > 0) continue;
+    if (admission.queried_tokens > 0) {
+      parts_->metrics->OnPrefixLookup({.policy = sequence.request().policy->name(),
+                                       .queried_tokens = admission.queried_tokens,
+                                       .hit_tokens = sequence.statistics().cached_prompt_tokens});
     }
-    const Outcome& outcome = *sequence->outcome();
-    parts_->metrics->OnRequestFinished({.policy = sequence->request().policy->name(),
-                                        .reason = outcome.reason,
-                                        .request = &sequence->request(),
-                                        .statistics = &statistics,
-                                        .longest_sample_tokens = statistics.generated_tokens});
-    sequence->Emit(FinishedEvent{.reason = outcome.reason,
-                                 .status = outcome.status,
-                                 .stop_token = outcome.stop_token,
-                                 .phase = phase,
-                                 .statistics = statistics});
-    inbox_->OnEnded();
+    ReportStart(&sequence);
+  }
+  for (const StepPlan::Fork& fork : plan.forks) ReportStart(&scheduler_.sequence(fork.id));
+  for (const SequenceId id : plan.preempt) {
+    for (const auto& sequence : scheduler_.waiting()) {
+      if (sequence->id() == id) parts_->metrics->OnPreempted(sequence->request().policy->name());
+    }
   }
 }
 
-void EngineLoop::ReportStarts(const StepPlan& plan) {
-  for (const SequenceId id : plan.admit) {
-    Sequence& sequence = scheduler_.sequence(id);
-    inbox_->OnLeftQueue(sequence.prompt_tokens());
-    sequence.Emit(
-        StartedEvent{.reserved_kv_bytes = sequence.reserved_pages() * parts_->model->shape().kv_bytes_per_page(),
-                     .queue_duration = sequence.statistics().first_step - sequence.statistics().arrival});
-  }
+void EngineLoop::ReportStart(Sequence* sequence) {
+  inbox_->OnLeftQueue(sequence->request().tenant, sequence->follows() ? 0 : sequence->prompt_tokens());
+  sequence->group().Start({.cached_prompt_tokens = sequence->statistics().cached_prompt_tokens,
+                           .reserved_kv_bytes = sequence->max_pages() * parts_->model->shape().kv_bytes_per_page(),
+                           .queue_duration = sequence->statistics().first_step - sequence->statistics().arrival});
 }
 
 absl::Status EngineLoop::RunBatch(const BuiltBatch& built) {
@@ -135,13 +171,35 @@ void EngineLoop::PoisonFreedPages() {
 }
 
 void EngineLoop::PublishGauges() {
-  const EngineStats stats = inbox_->stats();
-  const EngineGauges gauges = {.requests_waiting = stats.requests_queued,
+  int64_t preempted = 0;
+  for (const auto& sequence : scheduler_.waiting()) preempted += sequence->started() ? 1 : 0;
+  const EngineGauges gauges = {.requests_waiting = inbox_->stats().requests_queued + preempted,
                                .requests_running = scheduler_.num_running(),
                                .kv_pages_free = pool_.num_free(),
-                               .kv_pages_used = pool_.num_used()};
+                               .kv_pages_used = pool_.num_used(),
+                               .kv_pages_cached = pool_.num_cached(),
+                               .policies = GaugesByPolicy()};
   inbox_->Publish(gauges, num_steps_, Now());
   parts_->metrics->OnGauges(gauges);
+}
+
+std::vector<PolicyGauges> EngineLoop::GaugesByPolicy() const {
+  std::vector<PolicyGauges> gauges;
+  const auto of = [&gauges](const Sequence& sequence) -> PolicyGauges& {
+    const std::string_view policy = sequence.request().policy->name();
+    const auto found =
+        std::find_if(gauges.begin(), gauges.end(), [policy](const auto& g) { return g.policy == policy; });
+    return found != gauges.end() ? *found : gauges.emplace_back(PolicyGauges{.policy = policy});
+  };
+  for (const auto& sequence : scheduler_.waiting()) ++of(*sequence).requests_waiting;
+  for (const auto& sequence : scheduler_.running()) {
+    PolicyGauges& gauge = of(*sequence);
+    ++gauge.requests_running;
+    gauge.resident_bytes += sequence->block_table().num_resident_pages() * parts_->model->shape().kv_bytes_per_page();
+    gauge.logical_tokens += sequence->computed();
+    gauge.resident_tokens += sequence->computed() - sequence->statistics().evicted_tokens;
+  }
+  return gauges;
 }
 
 void EngineLoop::FinishStep(const BuiltBatch& built, SteadyTime start) {
@@ -153,6 +211,7 @@ void EngineLoop::FinishStep(const BuiltBatch& built, SteadyTime start) {
     policies.insert(scheduler_.sequence(run.id).request().policy->name());
   }
   event.num_policies = static_cast<int64_t>(policies.size());
+  scheduler_.ObserveStep(event.duration, event.decode_rows, event.prefill_tokens);
   parts_->metrics->OnStep(event);
   PublishGauges();
 }

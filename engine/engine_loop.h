@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/engine_inbox.h"
 #include "engine/kv/page_pool.h"
+#include "engine/kv/prefix_index.h"
 #include "engine/logit_rows.h"
 #include "engine/sched/scheduler.h"
 
@@ -31,8 +32,11 @@ class EngineLoop {
 
  private:
   void DrainInbox();
+  void Accept(Submission submission);
   void Retire(std::vector<std::unique_ptr<Sequence>> retired);
-  void ReportStarts(const StepPlan& plan);
+  void Finish(Sequence* sequence);
+  void ReportPlan(const StepPlan& plan);
+  void ReportStart(Sequence* sequence);
   absl::Status RunBatch(const BuiltBatch& built);
   absl::Status Apply(const BuiltBatch& built);
   absl::Status ApplyLogits(const BatchRun& run, Sequence* sequence, LogitRows* logits);
@@ -44,6 +48,7 @@ class EngineLoop {
   void Fail(const absl::Status& fault);
   void PoisonFreedPages();
   void PublishGauges();
+  std::vector<PolicyGauges> GaugesByPolicy() const;
   void FinishStep(const BuiltBatch& built, SteadyTime start);
   SteadyTime Now() const { return parts_->clock->Now(); }
 
@@ -51,6 +56,7 @@ class EngineLoop {
   EngineParts* const parts_;
   EngineInbox* const inbox_;
   PagePool pool_;
+  PrefixIndex prefix_index_;
   Scheduler scheduler_;
   int64_t num_steps_ = 0;
   int64_t next_sequence_id_ = 0;

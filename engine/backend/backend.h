@@ -66,6 +66,8 @@ class Backend {
   // Makes a step's host array readable by ops until the step has been waited for.
   virtual const void* Stage(std::span<const std::byte> host) = 0;
 
+  // Copies device memory to device memory; the two do not overlap.
+  virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;
   virtual void Embed(const kernels::EmbedArgs& args) = 0;
   virtual void RmsNorm(const kernels::RmsNormArgs& args) = 0;
   virtual void Linear(const kernels::LinearArgs& args) = 0;

@@ -113,6 +113,9 @@ class HostCpuBackend final : public Backend {
   }
   const void* Stage(std::span<const std::byte> host) override { return host.data(); }
 
+  void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
+    std::memcpy(to, from, static_cast<size_t>(size_bytes));
+  }
   void Embed(const kernels::EmbedArgs& args) override { RunOp(table_.embed, args); }
   void RmsNorm(const kernels::RmsNormArgs& args) override { RunOp(table_.rms_norm, args); }
   void Linear(const kernels::LinearArgs& args) override { RunOp(table_.linear, args); }

@@ -13,7 +13,7 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(const ModelShape& shape
   FARSPAN_CHECK(num_pages > 0, "num_pages=", num_pages);
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> arena,
                            backend->Allocate(num_pages * shape.kv_bytes_per_page(), MemoryKind::kKvPages));
-  return std::unique_ptr<KvCache>(new KvCache(shape, num_pages, std::move(arena)));
+  return std::unique_ptr<KvCache>(new KvCache(shape, num_pages, std::move(arena), backend));
 }
 
 kernels::KvLayerView KvCache::layer(int64_t layer) const {
@@ -25,6 +25,16 @@ kernels::KvLayerView KvCache::layer(int64_t layer) const {
           .num_kv_heads = shape_.num_kv_heads,
           .page_tokens = shape_.page_tokens,
           .head_dim = shape_.head_dim};
+}
+
+void KvCache::CopyPage(PageId from, PageId to) {
+  for (int64_t i = 0; i < shape_.num_layers; ++i) {
+    const kernels::KvLayerView view = layer(i);
+    const int64_t page_bytes = view.page_elements() * view.element_bytes();
+    std::byte* pages = static_cast<std::byte*>(view.data);
+    backend_->CopyBytes(pages + static_cast<int64_t>(to) * page_bytes, pages + static_cast<int64_t>(from) * page_bytes,
+                        page_bytes);
+  }
 }
 
 void KvCache::PoisonPage(PageId page) {

@@ -24,16 +24,20 @@ class KvCache {
   // The pages of one layer as kernels see them: [page][kv head][K|V][token][head_dim].
   kernels::KvLayerView layer(int64_t layer) const;
 
+  // Copies a page's content in every layer, in order with the backend's ops.
+  void CopyPage(PageId from, PageId to);
+
   // Overwrites a freed page with NaN in every layer, so that a test sees any read of it. Host-memory backends only.
   void PoisonPage(PageId page);
 
  private:
-  KvCache(const ModelShape& shape, int64_t num_pages, std::unique_ptr<Buffer> arena)
-      : shape_(shape), num_pages_(num_pages), arena_(std::move(arena)) {}
+  KvCache(const ModelShape& shape, int64_t num_pages, std::unique_ptr<Buffer> arena, Backend* backend)
+      : shape_(shape), num_pages_(num_pages), arena_(std::move(arena)), backend_(backend) {}
 
   const ModelShape shape_;
   const int64_t num_pages_;
   const std::unique_ptr<Buffer> arena_;
+  Backend* const backend_;
 };
 
 }  // namespace farspan

@@ -5,156 +5,140 @@
 #include <optional>
 #include <utility>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "engine/sched/prefix_sharing.h"
+#include "engine/sched/step_planner.h"
 
 namespace farspan {
 namespace {
 
-const char* PhaseName(RequestPhase phase) {
-  switch (phase) {
-    case RequestPhase::kQueued:
-      return "queue";
-    case RequestPhase::kPrefill:
-      return "prefill";
-    case RequestPhase::kDecode:
-      return "decode";
-  }
-  return "";
-}
-
-// How the sequence must end now, if it must.
-std::optional<Outcome> OutcomeAt(const Sequence& sequence, SteadyTime now) {
-  if (sequence.outcome()) return sequence.outcome();
-  if (sequence.handle().stopped(0)) return Outcome{.reason = FinishReason::kStop};
-  if (sequence.handle().cancelled()) {
-    return Outcome{.reason = FinishReason::kCancelled, .status = absl::CancelledError("the request was cancelled")};
-  }
-  if (sequence.request().deadline <= now) {
-    return Outcome{
-        .reason = FinishReason::kDeadline,
-        .status = absl::DeadlineExceededError(absl::StrCat("the deadline passed in phase ", PhaseName(sequence.phase()),
-                                                           " after ", sequence.num_generated(), " tokens"))};
-  }
-  return std::nullopt;
+auto HasId(SequenceId id) {
+  return [id](const std::unique_ptr<Sequence>& sequence) { return sequence->id() == id; };
 }
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerLimits& limits, PagePool* pool)
-    : limits_(limits), pool_(pool), admission_(limits.max_num_seqs, pool->num_pages()) {
+Scheduler::Scheduler(const SchedulerLimits& limits, PagePool* pool, PrefixIndex* index)
+    : limits_(limits), pool_(pool), index_(index) {
   FARSPAN_CHECK(limits.max_num_seqs > 0 && limits.max_num_seqs <= limits.max_num_batched_tokens,
                 "max_num_seqs=", limits.max_num_seqs);
 }
 
 void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
-  FARSPAN_CHECK(sequence->reserved_pages() <= pool_->num_pages(), "pages=", sequence->reserved_pages());
+  FARSPAN_CHECK(sequence->max_pages() <= pool_->num_pages(), "pages=", sequence->max_pages());
+  fair_queue_.Enter(sequence->request().tenant);
   waiting_.push_back(std::move(sequence));
 }
 
 StepPlan Scheduler::Plan(SteadyTime now) const {
-  StepPlan plan;
-  Admission admission = admission_;
-  std::vector<const Sequence*> running;
-  for (const auto& sequence : running_) {
-    if (std::optional<Outcome> outcome = OutcomeAt(*sequence, now)) {
-      plan.retire.push_back({sequence->id(), *std::move(outcome)});
-      admission.Return(sequence->reserved_pages());
-    } else {
-      running.push_back(sequence.get());
-    }
-  }
-  int64_t budget = limits_.max_num_batched_tokens;
-  PlanRuns(running, &budget, &plan);
-  bool blocked = false;
-  for (const auto& sequence : waiting_) {
-    if (std::optional<Outcome> outcome = OutcomeAt(*sequence, now)) {
-      plan.retire.push_back({sequence->id(), *std::move(outcome)});
-      continue;
-    }
-    blocked = blocked || budget == 0 || !admission.Fits(sequence->reserved_pages());
-    if (blocked) continue;
-    admission.Take(sequence->reserved_pages());
-    const int64_t num_tokens = std::min(budget, sequence->num_runnable());
-    budget -= num_tokens;
-    plan.admit.push_back(sequence->id());
-    plan.runs.push_back({sequence->id(), num_tokens});
-  }
-  return plan;
+  return StepPlanner({.limits = limits_,
+                      .waiting = waiting_,
+                      .running = running_,
+                      .pool = *pool_,
+                      .index = *index_,
+                      .fair_queue = fair_queue_,
+                      .step_cost = step_cost_},
+                     now)
+      .Plan();
 }
 
-void Scheduler::PlanRuns(const std::vector<const Sequence*>& running, int64_t* budget, StepPlan* plan) const {
-  for (const bool prefilling : {false, true}) {
-    for (const Sequence* sequence : running) {
-      if (sequence->prefilling() != prefilling) continue;
-      const int64_t num_tokens = std::min(*budget, sequence->num_runnable());
-      if (num_tokens == 0) continue;
-      *budget -= num_tokens;
-      plan->runs.push_back({sequence->id(), num_tokens});
-    }
+Committed Scheduler::Commit(const StepPlan& plan, SteadyTime now) {
+  Committed committed;
+  for (const auto& sequence : running_) PublishPages(index_, sequence.get());
+  for (const StepPlan::Fork& fork : plan.forks) Fork(fork);
+  for (const StepPlan::Retirement& retirement : plan.retire) committed.retired.push_back(Retire(retirement));
+  for (const auto& sequence : running_) sequence->ApplyPendingDrop();
+  for (const SequenceId id : plan.preempt) {
+    waiting_.push_back(Extract(id, &running_));
+    waiting_.back()->Preempt();
   }
-}
-
-std::vector<std::unique_ptr<Sequence>> Scheduler::Commit(const StepPlan& plan, SteadyTime now) {
-  std::vector<std::unique_ptr<Sequence>> retired;
-  for (const StepPlan::Retirement& retirement : plan.retire) {
-    std::unique_ptr<Sequence> sequence = Extract(retirement.id);
-    sequence->SetOutcome(retirement.outcome);
-    sequence->ReleasePages();
-    retired.push_back(std::move(sequence));
-  }
-  for (const SequenceId id : plan.admit) {
-    const auto place = std::find_if(waiting_.begin(), waiting_.end(), [id](const auto& s) { return s->id() == id; });
+  for (const StepPlan::Admission& admission : plan.admit) Admit(admission);
+  for (const SequenceId id : plan.overtaken) {
+    const auto place = std::find_if(waiting_.begin(), waiting_.end(), HasId(id));
     FARSPAN_CHECK(place != waiting_.end());
-    admission_.Take((*place)->reserved_pages());
-    running_.push_back(std::move(*place));
-    waiting_.erase(place);
+    (*place)->CountOvertaking();
   }
-  for (const StepPlan::Run& run : plan.runs) {
-    Sequence& running = sequence(run.id);
-    running.ApplyPendingDrop();
-    TakePages(&running, running.computed() + run.num_tokens);
-    running.BeginStep(run.num_tokens, now);
-  }
-  return retired;
+  for (const StepPlan::Run& run : plan.runs) Run(run, now, &committed.copies);
+  return committed;
 }
 
-std::unique_ptr<Sequence> Scheduler::Extract(SequenceId id) {
-  const auto is_it = [id](const auto& sequence) { return sequence->id() == id; };
-  if (const auto place = std::find_if(running_.begin(), running_.end(), is_it); place != running_.end()) {
-    std::unique_ptr<Sequence> sequence = std::move(*place);
-    running_.erase(place);
-    admission_.Return(sequence->reserved_pages());
-    return sequence;
-  }
-  const auto place = std::find_if(waiting_.begin(), waiting_.end(), is_it);
-  FARSPAN_CHECK(place != waiting_.end());
-  std::unique_ptr<Sequence> sequence = std::move(*place);
-  waiting_.erase(place);
+void Scheduler::Fork(const StepPlan::Fork& fork) {
+  const Sequence& leader = sequence(fork.leader);
+  running_.push_back(Extract(fork.id, &waiting_));
+  running_.back()->Fork(leader);
+}
+
+std::unique_ptr<Sequence> Scheduler::Retire(const StepPlan::Retirement& retirement) {
+  const bool runs = std::any_of(running_.begin(), running_.end(), HasId(retirement.id));
+  std::unique_ptr<Sequence> sequence = Extract(retirement.id, runs ? &running_ : &waiting_);
+  sequence->SetOutcome(retirement.outcome);
+  sequence->ReleasePages();
+  fair_queue_.Leave(sequence->request().tenant);
   return sequence;
 }
 
-void Scheduler::TakePages(Sequence* sequence, int64_t end_token) {
-  for (int64_t missing = sequence->block_table().PagesMissing(end_token); missing > 0; --missing) {
-    std::optional<PageRef> page = pool_->Take();
-    FARSPAN_CHECK(page.has_value(), "a reservation did not cover its sequence");
-    sequence->block_table().Append(*std::move(page));
+void Scheduler::Admit(const StepPlan::Admission& admission) {
+  running_.push_back(Extract(admission.id, &waiting_));
+  Sequence& sequence = *running_.back();
+  AttachPrefix(admission.cached_pages, index_, &sequence);
+  if (!sequence.started()) {
+    sequence.statistics().cached_prompt_tokens = std::min(sequence.computed(), sequence.prompt_tokens());
   }
-  FARSPAN_CHECK(sequence->block_table().num_resident_pages() <= sequence->reserved_pages(),
-                "pages=", sequence->block_table().num_resident_pages(), " reserved=", sequence->reserved_pages());
+}
+
+void Scheduler::Run(const StepPlan::Run& run, SteadyTime now, std::vector<PageCopy>* copies) {
+  Sequence& running = sequence(run.id);
+  BlockTable& table = running.block_table();
+  const int64_t first_page = running.computed() / table.page_tokens();
+  if (first_page < static_cast<int64_t>(table.pages().size())) {
+    // A page that others read as well is written by none of them: this sequence goes on in a copy.
+    const PageId shared = table.pages()[static_cast<size_t>(first_page)].page();
+    if (pool_->reference_count(shared) > 1) {
+      PageRef own = TakePage();
+      copies->push_back({.from = shared, .to = own.page()});
+      table.Replace(first_page, std::move(own));
+    }
+  }
+  const int64_t end_token = running.computed() + run.num_tokens;
+  for (int64_t missing = table.PagesMissing(end_token); missing > 0; --missing) table.Append(TakePage());
+  FARSPAN_CHECK(table.num_resident_pages() <= running.max_pages(), "pages=", table.num_resident_pages(),
+                " max_pages=", running.max_pages());
+  running.BeginStep(run.num_tokens, now);
+  fair_queue_.Charge(running.request().tenant, run.num_tokens);
+}
+
+PageRef Scheduler::TakePage() {
+  if (pool_->num_free() == 0) index_->EvictOne();
+  std::optional<PageRef> page = pool_->Take();
+  FARSPAN_CHECK(page.has_value(), "a plan did not make room for its runs");
+  return *std::move(page);
+}
+
+void Scheduler::ObserveStep(SteadyDuration duration, int64_t decode_rows, int64_t prefill_tokens) {
+  step_cost_.Observe(duration, decode_rows, prefill_tokens);
+}
+
+std::unique_ptr<Sequence> Scheduler::Extract(SequenceId id, SequenceList* list) {
+  const auto place = std::find_if(list->begin(), list->end(), HasId(id));
+  FARSPAN_CHECK(place != list->end(), "sequence=", static_cast<int64_t>(id));
+  std::unique_ptr<Sequence> sequence = std::move(*place);
+  list->erase(place);
+  return sequence;
 }
 
 Sequence& Scheduler::sequence(SequenceId id) {
-  const auto place = std::find_if(running_.begin(), running_.end(), [id](const auto& s) { return s->id() == id; });
+  const auto place = std::find_if(running_.begin(), running_.end(), HasId(id));
   FARSPAN_CHECK(place != running_.end(), "sequence=", static_cast<int64_t>(id));
   return **place;
 }
 
 SteadyTime Scheduler::NextDeadline() const {
   SteadyTime next = kNoDeadline;
-  for (const auto& sequence : waiting_) next = std::min(next, sequence->request().deadline);
   for (const auto& sequence : running_) next = std::min(next, sequence->request().deadline);
+  for (const auto& sequence : waiting_) {
+    next = std::min(next, sequence->request().deadline);
+    if (!sequence->group().started()) next = std::min(next, sequence->request().queue_deadline);
+  }
   return next;
 }
 

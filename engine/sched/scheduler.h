@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scheduler: continuous batching with chunked prefill in the same step as decodes. Decides as a value, commits in one
-// place.
+// Scheduler: continuous batching with chunked prefill in the same step as decodes, admission by the pages that are
+// needed now, preemption by recompute. Decides as a value, commits in one place.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <vector>
 
 #include "engine/base/clock.h"
 #include "engine/kv/page_pool.h"
-#include "engine/sched/admission.h"
+#include "engine/kv/prefix_index.h"
+#include "engine/sched/fair_queue.h"
 #include "engine/sched/sequence.h"
+#include "engine/sched/step_cost.h"
 #include "engine/sched/step_plan.h"
 
 namespace farspan {
@@ -19,29 +20,54 @@ namespace farspan {
 struct SchedulerLimits {
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
+  SteadyDuration max_inter_token_latency{};  // zero has no bound
+  SteadyDuration priority_ageing = std::chrono::seconds(10);
+};
+
+// A page whose content must be copied before the step runs: its next writer shared it.
+struct PageCopy {
+  PageId from{};
+  PageId to{};
+};
+
+// What a commit hands to the loop.
+struct Committed {
+  std::vector<std::unique_ptr<Sequence>> retired;  // their pages already returned
+  std::vector<PageCopy> copies;                    // in order
 };
 
 // Engine thread only. Owns every sequence from Add until the commit that retires it.
+//
+// Order. Waiting requests: by priority, one step better for each `priority_ageing` waited; then the tenant that was
+// given the fewest tokens; then arrival. One that does not fit may be passed by up to kMaxOvertaken smaller ones.
+// Running requests: by priority, then arrival; when pages run out the last in this order is preempted, never one before
+// the request that needs the page. The first in this order can always run: it fits the pool alone.
 class Scheduler {
  public:
-  // `pool` outlives the scheduler.
-  Scheduler(const SchedulerLimits& limits, PagePool* pool);
+  static constexpr int kMaxOvertaken = 8;
 
-  // Queues a sequence whose reserved pages fit the pool. First come, first served.
+  // `pool` and `index` outlive the scheduler.
+  Scheduler(const SchedulerLimits& limits, PagePool* pool, PrefixIndex* index);
+
+  // Queues a sequence whose max_pages() fit the pool; the samples of a request in order, the leader first.
   void Add(std::unique_ptr<Sequence> sequence);
 
-  // The next step at `now`. Requests that were cancelled, have expired or carry an outcome are retired; every running
-  // sequence that can run gets at least its decode row; waiting ones are admitted in order while seats and pages last.
+  // The next step at `now`.
   StepPlan Plan(SteadyTime now) const;
 
-  // Carries out a plan made since the last change; the only code that takes or returns pages. Cannot fail: an admitted
-  // sequence's reservation covers what it takes. Retired sequences are handed back, their pages already returned.
-  std::vector<std::unique_ptr<Sequence>> Commit(const StepPlan& plan, SteadyTime now);
+  // Carries out a plan made since the last change; the only code that takes or returns pages and that charges tenants.
+  // Cannot fail: the plan has made room.
+  Committed Commit(const StepPlan& plan, SteadyTime now);
 
-  Sequence& sequence(SequenceId id);
-  // Earliest deadline of any sequence, kNoDeadline without one.
+  // What a step of this shape took, for the plans to come.
+  void ObserveStep(SteadyDuration duration, int64_t decode_rows, int64_t prefill_tokens);
+
+  Sequence& sequence(SequenceId id);  // a running one
+  // Earliest instant at which a live sequence must end, kNoDeadline without one.
   SteadyTime NextDeadline() const;
 
+  const std::vector<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
+  const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   bool idle() const { return waiting_.empty() && running_.empty(); }
@@ -49,15 +75,21 @@ class Scheduler {
   void EndAll(const Outcome& outcome);
 
  private:
-  void PlanRuns(const std::vector<const Sequence*>& running, int64_t* budget, StepPlan* plan) const;
-  std::unique_ptr<Sequence> Extract(SequenceId id);
-  void TakePages(Sequence* sequence, int64_t end_token);
+  using SequenceList = std::vector<std::unique_ptr<Sequence>>;
+  static std::unique_ptr<Sequence> Extract(SequenceId id, SequenceList* list);
+  void Fork(const StepPlan::Fork& fork);
+  std::unique_ptr<Sequence> Retire(const StepPlan::Retirement& retirement);
+  void Admit(const StepPlan::Admission& admission);
+  void Run(const StepPlan::Run& run, SteadyTime now, std::vector<PageCopy>* copies);
+  PageRef TakePage();
 
   const SchedulerLimits limits_;
   PagePool* const pool_;
-  Admission admission_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
+  PrefixIndex* const index_;
+  FairQueue fair_queue_;
+  StepCost step_cost_;
+  SequenceList waiting_;
+  SequenceList running_;
 };
 
 }  // namespace farspan

@@ -8,28 +8,38 @@
 
 namespace farspan {
 
-Sequence::Sequence(SequenceId id, Request request, std::shared_ptr<RequestHandle> handle,
-                   std::shared_ptr<OutputSink> sink, int64_t reserved_pages, int64_t page_tokens)
+Sequence::Sequence(SequenceId id, std::shared_ptr<RequestGroup> group, int sample, SequenceId leader, int64_t max_pages,
+                   int64_t page_tokens, PageChain chain)
     : id_(id),
-      request_(std::move(request)),
-      handle_(std::move(handle)),
-      sink_(std::move(sink)),
-      reserved_pages_(reserved_pages),
-      block_table_(page_tokens) {
-  FARSPAN_CHECK(!request_.prompt.empty());
-  if (request_.sampling.penalises_prompt()) counts_.AddPrompt(request_.prompt);
+      leader_(leader),
+      sample_(sample),
+      max_pages_(max_pages),
+      group_(std::move(group)),
+      block_table_(page_tokens),
+      chain_(std::move(chain)) {
+  if (request().sampling.penalises_prompt()) counts_.AddPrompt(request().prompt);
   statistics_.prompt_tokens = prompt_tokens();
-  statistics_.arrival = request_.arrival;
+  statistics_.arrival = request().arrival;
 }
 
 TokenId Sequence::token(int64_t position) const {
-  return position < prompt_tokens() ? request_.prompt[static_cast<size_t>(position)]
+  return position < prompt_tokens() ? request().prompt[static_cast<size_t>(position)]
                                     : output_[static_cast<size_t>(position - prompt_tokens())];
+}
+
+std::vector<TokenId> Sequence::tokens(TokenRange range) const {
+  std::vector<TokenId> tokens;
+  for (int64_t position = range.begin; position < range.end; ++position) tokens.push_back(token(position));
+  return tokens;
 }
 
 int64_t Sequence::num_runnable() const {
   if (outcome_) return 0;
   return prefilling() ? prompt_tokens() - computed_ : num_tokens() - computed_;
+}
+
+void Sequence::ReportPromptTokens(int64_t tokens) {
+  reported_prompt_tokens_ = std::max(reported_prompt_tokens_, tokens);
 }
 
 RequestPhase Sequence::phase() const {
@@ -48,8 +58,34 @@ void Sequence::BeginStep(int64_t num_tokens, SteadyTime now) {
 }
 
 void Sequence::ApplyPendingDrop() {
-  statistics_.evicted_tokens += block_table_.Drop(pending_drop_);
+  const int64_t dropped = block_table_.Drop(pending_drop_);
+  if (dropped > 0) chain_.Close();
+  statistics_.evicted_tokens += dropped;
   pending_drop_ = {};
+}
+
+void Sequence::Fork(const Sequence& leader) {
+  block_table_.ShareFrom(leader.block_table_, prompt_tokens());
+  if (leader.statistics_.evicted_tokens > 0) chain_.Close();
+  statistics_.evicted_tokens = leader.statistics_.evicted_tokens;
+  SkipTo(prompt_tokens() - 1);
+}
+
+void Sequence::SkipTo(int64_t tokens) {
+  FARSPAN_CHECK(computed_ == 0 && in_flight_ == 0 && tokens < num_tokens() && block_table_.capacity_tokens() >= tokens,
+                "tokens=", tokens, " computed=", computed_);
+  computed_ = tokens;
+}
+
+void Sequence::Preempt() {
+  FARSPAN_CHECK(in_flight_ == 0);
+  block_table_.Clear();
+  chain_.Reset();
+  computed_ = 0;
+  pending_drop_ = {};
+  // What is dropped from now on was dropped before: the tokens count once.
+  statistics_.evicted_tokens = 0;
+  ++statistics_.preemptions;
 }
 
 void Sequence::ReleasePages() {
@@ -69,7 +105,7 @@ void Sequence::AppendToken(TokenId token, SteadyTime now) {
   if (output_.empty()) statistics_.first_token = now;
   statistics_.last_token = now;
   output_.push_back(token);
-  if (request_.sampling.penalises()) counts_.AddOutput(token);
+  if (request().sampling.penalises()) counts_.AddOutput(token);
   statistics_.generated_tokens = num_generated();
 }
 

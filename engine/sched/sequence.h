@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One accepted request inside the engine: how far it is, the pages it holds, what it has produced.
+// One sample of an accepted request inside the engine: how far it is, the pages it holds, what it has produced.
 #pragma once
 
 #include <cstdint>
@@ -7,48 +7,53 @@
 #include <optional>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "engine/base/ids.h"
 #include "engine/base/token_range.h"
 #include "engine/kv/block_table.h"
 #include "engine/output.h"
 #include "engine/request.h"
-#include "engine/request_handle.h"
 #include "engine/sampling/token_counts.h"
+#include "engine/sched/outcome.h"
+#include "engine/sched/page_chain.h"
+#include "engine/sched/request_group.h"
 
 namespace farspan {
-
-// How a request ends: decided once, by whoever sees the reason first.
-struct Outcome {
-  FinishReason reason = FinishReason::kError;
-  absl::Status status;
-  std::optional<TokenId> stop_token;
-};
 
 // Engine thread only. Two cursors say where it is; everything else about its phase is derived.
 class Sequence {
  public:
-  Sequence(SequenceId id, Request request, std::shared_ptr<RequestHandle> handle, std::shared_ptr<OutputSink> sink,
-           int64_t reserved_pages, int64_t page_tokens);
+  // `leader` is the sequence of the request's first sample, its own id for that one. `max_pages` bounds what it may
+  // ever hold.
+  Sequence(SequenceId id, std::shared_ptr<RequestGroup> group, int sample, SequenceId leader, int64_t max_pages,
+           int64_t page_tokens, PageChain chain);
 
   SequenceId id() const { return id_; }
-  const Request& request() const { return request_; }
-  const RequestHandle& handle() const { return *handle_; }
-  int64_t prompt_tokens() const { return static_cast<int64_t>(request_.prompt.size()); }
-  // Pages that this sequence may hold at most: what admission sets aside.
-  int64_t reserved_pages() const { return reserved_pages_; }
+  SequenceId leader() const { return leader_; }
+  bool follows() const { return leader_ != id_; }
+  int sample() const { return sample_; }
+  RequestGroup& group() { return *group_; }
+  const RequestGroup& group() const { return *group_; }
+  const Request& request() const { return group_->request(); }
+  int64_t prompt_tokens() const { return static_cast<int64_t>(request().prompt.size()); }
+  int64_t max_pages() const { return max_pages_; }
 
   // Tokens known: the prompt and what was generated or forced.
   int64_t num_tokens() const { return prompt_tokens() + num_generated(); }
   int64_t num_generated() const { return static_cast<int64_t>(output_.size()); }
   TokenId token(int64_t position) const;
+  std::vector<TokenId> tokens(TokenRange range) const;
   // The tokens whose keys and values are in the cache are [0, computed); [computed, computed + in_flight) are being
   // computed by the step in flight.
   int64_t computed() const { return computed_; }
   int64_t in_flight() const { return in_flight_; }
+  // Rows below the prompt's end are prefill; later ones are decode rows, several in a step where tokens generated
+  // before a preemption are computed again.
   bool prefilling() const { return computed_ < prompt_tokens(); }
-  // Tokens that can be run next, a prefill chunk of the prompt or one decode row.
+  // Tokens that can be run next.
   int64_t num_runnable() const;
+  // Prompt tokens that progress was reported of; never falls.
+  int64_t reported_prompt_tokens() const { return reported_prompt_tokens_; }
+  void ReportPromptTokens(int64_t tokens);
   bool started() const { return statistics_.first_step != SteadyTime{}; }
   RequestPhase phase() const;
 
@@ -59,9 +64,20 @@ class Sequence {
   // The scheduler's commit moves these.
   BlockTable& block_table() { return block_table_; }
   const BlockTable& block_table() const { return block_table_; }
+  PageChain& chain() { return chain_; }
+  const PageChain& chain() const { return chain_; }
   TokenRange pending_drop() const { return pending_drop_; }
   void BeginStep(int64_t num_tokens, SteadyTime now);
   void ApplyPendingDrop();
+  // Times that a request behind this one was admitted before it.
+  int times_overtaken() const { return times_overtaken_; }
+  void CountOvertaking() { ++times_overtaken_; }
+  // Begins with the leader's pages, as if all of the prompt but its last token had been computed here.
+  void Fork(const Sequence& leader);
+  // The block table was filled with pages that hold the first `tokens`; nothing is computed yet.
+  void SkipTo(int64_t tokens);
+  // Returns every page: the tokens stay, their keys and values will be computed again.
+  void Preempt();
   // Returns every page; the sequence has ended.
   void ReleasePages();
 
@@ -73,21 +89,23 @@ class Sequence {
   const TokenCounts& counts() const { return counts_; }
   RequestStatistics& statistics() { return statistics_; }
   const RequestStatistics& statistics() const { return statistics_; }
-  void Emit(OutputEvent event) { sink_->OnEvent(std::move(event)); }
 
  private:
   const SequenceId id_;
-  const Request request_;
-  const std::shared_ptr<RequestHandle> handle_;
-  const std::shared_ptr<OutputSink> sink_;
-  const int64_t reserved_pages_;
+  const SequenceId leader_;
+  const int sample_;
+  const int64_t max_pages_;
+  const std::shared_ptr<RequestGroup> group_;
 
   std::vector<TokenId> output_;
   TokenCounts counts_;
   int64_t computed_ = 0;
   int64_t in_flight_ = 0;
+  int64_t reported_prompt_tokens_ = 0;
+  int times_overtaken_ = 0;
   TokenRange pending_drop_;
   BlockTable block_table_;
+  PageChain chain_;
   RequestStatistics statistics_;
   std::optional<Outcome> outcome_;
 };

@@ -80,8 +80,7 @@ TEST_P(EngineLlamaTest, ManyStreamsWithCancelsAnswerAsEachAlone) {
     handles.push_back(*std::move(handle));
   }
   for (int step = 0; together->TEST_Step(); ++step) {
-    if (step % 3 == 0 && step / 3 * 5 < kNumRequests)
-      handles[static_cast<size_t>(step / 3 * 5)]->Cancel();
+    if (step % 3 == 0 && step / 3 * 5 < kNumRequests) handles[static_cast<size_t>(step / 3 * 5)]->Cancel();
   }
   EXPECT_EQ(together->stats().kv_pages_used, 0);
 

@@ -15,31 +15,69 @@ namespace {
 constexpr int64_t kPageTokens = 4;
 constexpr SteadyTime kStart = SteadyTime(std::chrono::hours(1));
 
+struct RequestOptions {
+  SteadyTime deadline = kNoDeadline;
+  std::string attention = "dense { }";
+  int priority = 0;
+  std::string tenant;
+  int num_samples = 1;
+  bool use_prefix_cache = false;
+  int salt = 1;  // equal salts, equal prompts
+};
+
 class SchedulerTest : public ::testing::Test {
  protected:
-  SequenceId Add(int64_t prompt_tokens, int64_t max_tokens, SteadyTime deadline = kNoDeadline,
-                 const std::string& attention = "dense { }") {
+  SequenceId Add(int64_t prompt_tokens, int64_t max_tokens, const RequestOptions& options = {}) {
     v1::AttentionSpec spec;
-    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(attention, &spec));
+    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(options.attention, &spec));
     ModelShape shape;
     shape.page_tokens = kPageTokens;
     Request request;
-    request.prompt.assign(static_cast<size_t>(prompt_tokens), 1);
+    request.prompt.assign(static_cast<size_t>(prompt_tokens), options.salt);
     request.stop.max_tokens = max_tokens;
     request.policy = *BuiltinPolicies().Create(spec, shape);
-    request.deadline = deadline;
+    request.deadline = options.deadline;
+    request.arrival = kStart;
+    request.priority = options.priority;
+    request.tenant = options.tenant;
+    request.num_samples = options.num_samples;
     const int64_t pages = request.policy->MaxPages(prompt_tokens + max_tokens, limits_.max_num_batched_tokens);
-    handles_.push_back(std::make_shared<RequestHandle>(std::make_shared<Doorbell>()));
-    const auto id = static_cast<SequenceId>(handles_.size() - 1);
-    scheduler_.Add(std::make_unique<Sequence>(id, std::move(request), handles_.back(),
-                                              std::make_shared<RecordingOutput>(), pages, kPageTokens));
-    return id;
+    PromptKeys keys = options.use_prefix_cache ? KeysOf(request) : PromptKeys{};
+    const auto leader = static_cast<SequenceId>(handles_.size());
+    auto group = std::make_shared<RequestGroup>(std::move(request),
+                                                std::make_shared<RequestHandle>(std::make_shared<Doorbell>()),
+                                                std::make_shared<RecordingOutput>());
+    for (int sample = 0; sample < options.num_samples; ++sample) {
+      handles_.push_back(const_cast<RequestHandle*>(&group->handle()));
+      scheduler_.Add(std::make_unique<Sequence>(static_cast<SequenceId>(handles_.size() - 1), group, sample, leader,
+                                                pages, kPageTokens, PageChain(keys, prompt_tokens, kPageTokens)));
+    }
+    groups_.push_back(group);
+    return leader;
+  }
+
+  static PromptKeys KeysOf(const Request& request) {
+    PromptKeys keys;
+    keys.prompt_scope = MakePrefixScope(request.tenant, "model", request.policy->prefill_fingerprint(),
+                                        PagePhase::kPrompt, KvDtype::kF32);
+    keys.decode_scope = MakePrefixScope(request.tenant, "model", request.policy->decode_fingerprint(),
+                                        PagePhase::kDecoded, KvDtype::kF32);
+    for (size_t end = kPageTokens; end <= request.prompt.size(); end += kPageTokens) {
+      const PrefixKey parent = keys.keys.empty() ? PrefixKey{} : keys.keys.back();
+      keys.keys.push_back(
+          MakePrefixKey(keys.prompt_scope, parent, std::span(request.prompt).subspan(end - kPageTokens, kPageTokens)));
+    }
+    return keys;
   }
 
   // Plans and commits one step, then pretends that it ran; every sequence that may draws token 7.
   StepPlan Step(SteadyTime now = kStart) {
     StepPlan plan = scheduler_.Plan(now);
-    scheduler_.Commit(plan, now);
+    Committed committed = scheduler_.Commit(plan, now);
+    num_copies_ += static_cast<int64_t>(committed.copies.size());
+    for (const auto& sequence : committed.retired) {
+      sequence->group().EndSample(sequence->sample(), *sequence->outcome(), sequence->phase(), sequence->statistics());
+    }
     for (const StepPlan::Run& run : plan.runs) {
       Sequence& sequence = scheduler_.sequence(run.id);
       const TokenRange queries = {sequence.computed(), sequence.computed() + run.num_tokens};
@@ -59,8 +97,11 @@ class SchedulerTest : public ::testing::Test {
   using RunList = std::vector<std::pair<int, int64_t>>;
   const SchedulerLimits limits_{.max_num_seqs = 4, .max_num_batched_tokens = 10};
   PagePool pool_{20};
-  std::vector<std::shared_ptr<RequestHandle>> handles_;
-  Scheduler scheduler_{limits_, &pool_};
+  PrefixIndex index_{&pool_};
+  std::vector<std::shared_ptr<RequestGroup>> groups_;
+  std::vector<RequestHandle*> handles_;  // by sequence
+  int64_t num_copies_ = 0;
+  Scheduler scheduler_{limits_, &pool_, &index_};
 };
 
 TEST_F(SchedulerTest, PlanningChangesNothingAndRepeats) {
@@ -86,16 +127,33 @@ TEST_F(SchedulerTest, DecodesRideAlongWithALongPromptInEveryStep) {
   for (int step = 0; step < 4; ++step) EXPECT_EQ(Runs(Step()), (RunList{{0, 1}, {1, 9}}));
 }
 
-TEST_F(SchedulerTest, SeatsAndPagesLimitAdmissionInOrder) {
-  Add(4, 36);  // 10 pages
-  Add(4, 40);  // 11 pages
-  Add(1, 1);   // would fit, but came later
-  EXPECT_EQ(Runs(Step()), (RunList{{0, 4}}));
-  EXPECT_EQ(scheduler_.num_waiting(), 2);
+TEST_F(SchedulerTest, AdmissionAsksForThePagesOfWhatIsKnownNotOfWhatMayCome) {
+  Add(4, 76);  // 1 page now, all 20 in the end
+  Add(4, 76);
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 4}, {1, 4}}));
+}
+
+TEST_F(SchedulerTest, AWindowIsAdmittedWhereDenseMustWait) {
+  Add(48, 4);  // 12 pages of its own in the end
+  Step();
+  Add(40, 4);                                                               // 10 pages
+  Add(40, 4, {.attention = "window { sink_tokens: 2 window_tokens: 4 }"});  // 5 pages at most
+  for (int step = 0; step < 5; ++step) Step();
+  EXPECT_EQ(scheduler_.num_running(), 2);
+  ASSERT_EQ(scheduler_.num_waiting(), 1);
+  EXPECT_EQ(static_cast<int>(scheduler_.waiting()[0]->id()), 1);
+  EXPECT_EQ(scheduler_.waiting()[0]->times_overtaken(), 1);
+}
+
+TEST_F(SchedulerTest, PagesOfARetiredRequestCountAtOnce) {
+  Add(40, 36);
+  Add(40, 40);
+  for (int step = 0; step < 5; ++step) Step();
+  EXPECT_EQ(scheduler_.num_waiting(), 1);
   handles_[0]->Cancel();
   const StepPlan plan = Step();
   ASSERT_EQ(plan.retire.size(), 1u);
-  EXPECT_EQ(Runs(plan), (RunList{{1, 4}, {2, 1}})) << "the pages of a retired request count at once";
+  EXPECT_EQ(Runs(plan), (RunList{{1, 10}}));
 }
 
 TEST_F(SchedulerTest, EverySeatIsCounted) {
@@ -106,8 +164,8 @@ TEST_F(SchedulerTest, EverySeatIsCounted) {
 }
 
 TEST_F(SchedulerTest, WaitingRequestsExpireWithoutEverRunning) {
-  Add(4, 70);  // all pages but one
-  Add(4, 40, kStart + std::chrono::seconds(1));
+  Add(72, 4);  // all pages but one
+  Add(40, 4, {.deadline = kStart + std::chrono::seconds(1)});
   Step();
   EXPECT_EQ(scheduler_.NextDeadline(), kStart + std::chrono::seconds(1));
   const StepPlan plan = Step(kStart + std::chrono::seconds(1));
@@ -117,23 +175,21 @@ TEST_F(SchedulerTest, WaitingRequestsExpireWithoutEverRunning) {
 }
 
 TEST_F(SchedulerTest, WindowHoldsNoMorePagesThanItsReservation) {
-  const SequenceId id = Add(60, 15, kNoDeadline, "window { sink_tokens: 2 window_tokens: 8 }");
+  const SequenceId id = Add(60, 15, {.attention = "window { sink_tokens: 2 window_tokens: 8 }"});
   const int64_t reserved = 1 + 5 + 1;  // sinks; 7 tokens before the chunk and its 10; a range starts inside a page
   int64_t most = 0;
   for (int step = 0; step < 20; ++step) {
     Step();
     most = std::max(most, pool_.num_used());
   }
-  EXPECT_EQ(scheduler_.sequence(id).reserved_pages(), reserved);
+  EXPECT_EQ(scheduler_.sequence(id).max_pages(), reserved);
   EXPECT_LE(most, reserved);
   EXPECT_GE(scheduler_.sequence(id).num_tokens(), 70);
   EXPECT_LE(pool_.num_used(), 1 + 3);
 }
 
 TEST_F(SchedulerTest, EndingAllRetiresEverythingAndReturnsEveryPage) {
-  Add(30, 5);
-  Add(30, 5);
-  Add(30, 5);
+  for (int i = 0; i < 3; ++i) Add(20, 5);
   Step();
   scheduler_.EndAll({.reason = FinishReason::kError, .status = absl::UnavailableError("gone")});
   const StepPlan plan = Step();

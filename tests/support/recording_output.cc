@@ -16,7 +16,8 @@ void RecordingOutput::OnEvent(OutputEvent event) {
     prefill_progress_.push_back(progress->done_tokens);
     for (TokenLogprobs& logprobs : progress->prompt_logprobs) prompt_logprobs_.push_back(std::move(logprobs));
   } else if (auto* tokens = std::get_if<NewTokensEvent>(&event)) {
-    tokens_.insert(tokens_.end(), tokens->tokens.begin(), tokens->tokens.end());
+    std::vector<TokenId>& sample = tokens_[static_cast<size_t>(tokens->sample)];
+    sample.insert(sample.end(), tokens->tokens.begin(), tokens->tokens.end());
     for (TokenLogprobs& logprobs : tokens->logprobs) logprobs_.push_back(std::move(logprobs));
   } else {
     finished_ = std::get<FinishedEvent>(std::move(event));

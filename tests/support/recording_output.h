@@ -2,10 +2,12 @@
 // Keeps every event of one request. Read it once the request has ended, or between steps that the test runs itself.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <vector>
 
 #include "engine/output.h"
+#include "engine/request.h"
 
 namespace farspan {
 
@@ -13,7 +15,7 @@ class RecordingOutput final : public OutputSink {
  public:
   void OnEvent(OutputEvent event) override;
 
-  const std::vector<TokenId>& tokens() const { return tokens_; }
+  const std::vector<TokenId>& tokens(int sample = 0) const { return tokens_[static_cast<size_t>(sample)]; }
   const std::vector<TokenLogprobs>& logprobs() const { return logprobs_; }
   const std::vector<TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
   const std::vector<int64_t>& prefill_progress() const { return prefill_progress_; }
@@ -24,7 +26,7 @@ class RecordingOutput final : public OutputSink {
   std::optional<StartedEvent> started_;
   std::vector<int64_t> prefill_progress_;
   std::vector<TokenLogprobs> prompt_logprobs_;
-  std::vector<TokenId> tokens_;
+  std::array<std::vector<TokenId>, kMaxSamples> tokens_;
   std::vector<TokenLogprobs> logprobs_;
   std::optional<FinishedEvent> finished_;
 };

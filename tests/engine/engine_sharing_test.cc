@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests that get in each other's way or help each other: preemption, shared prefixes, samples, tenants, priorities.
+// The hash model makes any page that is mixed up a wrong token.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/support/engine_harness.h"
+#include "tests/support/status_matchers.h"
+
+namespace farspan {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr char kWindow[] = "window { sink_tokens: 3 window_tokens: 21 }";
+constexpr WindowOptions kWindowOptions = {3, 21};
+
+Request WithoutCache(Request request) {
+  request.use_prefix_cache = false;
+  return request;
+}
+
+// A pool that holds a quarter of what the requests want.
+HarnessOptions TightPool() {
+  return {.engine = {.max_num_seqs = 8, .max_num_batched_tokens = 32, .poison_freed_pages = true},
+          .num_pages = 24,
+          .page_tokens = 4};
+}
+
+TEST(EngineSharingTest, PreemptionNeverChangesTheOutput) {
+  EngineHarness harness(TightPool());
+  std::vector<LiveRequest> requests;
+  for (int i = 0; i < 8; ++i) {
+    const bool window = i % 3 == 2;
+    requests.push_back(harness.Submit(
+        WithoutCache(harness.MakeRequest(MakePrompt(10 + 3 * i, i), 40, window ? kWindow : "dense { }"))));
+  }
+  harness.StepUntilIdle();
+  int64_t preemptions = 0;
+  for (int i = 0; i < 8; ++i) {
+    const auto expected =
+        ExpectedTokens(MakePrompt(10 + 3 * i, i), 40, i % 3 == 2 ? std::optional(kWindowOptions) : std::nullopt);
+    EXPECT_EQ(requests[static_cast<size_t>(i)].output->tokens(), expected) << "request " << i;
+    preemptions += requests[static_cast<size_t>(i)].output->finished()->statistics.preemptions;
+  }
+  EXPECT_GT(preemptions, 3) << "the pool is too large for this test";
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
+}
+
+TEST(EngineSharingTest, PreemptionKeepsSamplingPenaltiesAndLogprobsAndReportsThePromptOnce) {
+  const auto run = [](int64_t num_pages) {
+    HarnessOptions options = TightPool();
+    options.num_pages = num_pages;
+    EngineHarness harness(options);
+    std::vector<LiveRequest> requests;
+    for (int i = 0; i < 6; ++i) {
+      Request request = WithoutCache(harness.MakeRequest(MakePrompt(12 + i, i), 30));
+      request.sampling = {.temperature = 0.9, .repetition_penalty = 1.3, .seed = static_cast<uint64_t>(i)};
+      request.logprobs = 2;
+      request.prompt_logprobs = 1;
+      requests.push_back(harness.Submit(std::move(request)));
+    }
+    harness.StepUntilIdle();
+    return requests;
+  };
+  const std::vector<LiveRequest> roomy = run(400), tight = run(24);
+  int64_t preemptions = 0;
+  for (size_t i = 0; i < roomy.size(); ++i) {
+    const RecordingOutput& a = *roomy[i].output;
+    const RecordingOutput& b = *tight[i].output;
+    EXPECT_EQ(a.tokens(), b.tokens());
+    ASSERT_EQ(a.logprobs().size(), b.logprobs().size());
+    for (size_t t = 0; t < a.logprobs().size(); ++t)
+      EXPECT_EQ(a.logprobs()[t].chosen.logprob, b.logprobs()[t].chosen.logprob);
+    EXPECT_EQ(a.prompt_logprobs().size(), b.prompt_logprobs().size());
+    EXPECT_EQ(b.prompt_logprobs().size(), 11 + i);
+    preemptions += b.finished()->statistics.preemptions;
+    EXPECT_TRUE(std::is_sorted(b.prefill_progress().begin(), b.prefill_progress().end()));
+  }
+  EXPECT_GT(preemptions, 0);
+}
+
+TEST(EngineSharingTest, ASecondPromptStartsFromTheCachedPagesOfTheFirst) {
+  EngineHarness harness({.engine = {.max_num_batched_tokens = 64}, .page_tokens = 8});
+  std::vector<TokenId> prompt = MakePrompt(100, 1);
+  EXPECT_EQ(harness.Generate(harness.MakeRequest(prompt, 4)).output->finished()->statistics.cached_prompt_tokens, 0);
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
+  EXPECT_EQ(harness.engine().stats().kv_pages_cached, 12);
+  prompt.resize(90);
+  prompt.push_back(7);
+  const LiveRequest second = harness.Generate(harness.MakeRequest(prompt, 6));
+  EXPECT_EQ(second.output->tokens(), ExpectedTokens(prompt, 6));
+  EXPECT_EQ(second.output->started()->cached_prompt_tokens, 88);
+  EXPECT_EQ(second.output->finished()->statistics.cached_prompt_tokens, 88);
+}
+
+TEST(EngineSharingTest, TheLastPromptTokenIsAlwaysComputed) {
+  EngineHarness harness({.page_tokens = 8});
+  harness.Generate(harness.MakeRequest(MakePrompt(64, 1), 1));
+  const LiveRequest again = harness.Generate(harness.MakeRequest(MakePrompt(64, 1), 3));
+  EXPECT_EQ(again.output->finished()->statistics.cached_prompt_tokens, 56);
+  EXPECT_EQ(again.output->tokens(), ExpectedTokens(MakePrompt(64, 1), 3));
+}
+
+TEST(EngineSharingTest, OnlyTheSameTenantPolicyAndPhaseShare) {
+  EngineHarness harness({.page_tokens = 8});
+  const auto cached = [&](const std::string& tenant, const std::string& attention, std::vector<TokenId> prompt) {
+    Request request = harness.MakeRequest(std::move(prompt), 24, attention);
+    request.tenant = tenant;
+    const LiveRequest live = harness.Generate(std::move(request));
+    return live.output->finished()->statistics.cached_prompt_tokens;
+  };
+  const std::vector<TokenId> prompt = MakePrompt(41, 1);
+  EXPECT_EQ(cached("a", "dense { }", prompt), 0);
+  EXPECT_EQ(cached("a", "dense { }", prompt), 40);
+  EXPECT_EQ(cached("b", "dense { }", prompt), 0) << "another tenant";
+  EXPECT_EQ(cached("a", kWindow, prompt), 0) << "another fingerprint";
+  EXPECT_EQ(cached("a", kWindow, prompt), 40) << "all of the prompt was published before its first drop";
+  std::vector<TokenId> longer = prompt;
+  for (const TokenId token : ExpectedTokens(prompt, 24)) longer.push_back(token);
+  EXPECT_EQ(cached("a", "dense { }", longer), 40) << "decoded pages have other bits than a prompt's";
+}
+
+TEST(EngineSharingTest, BypassNeitherReadsNorFeedsTheCache) {
+  EngineHarness harness({.page_tokens = 8});
+  harness.Generate(WithoutCache(harness.MakeRequest(MakePrompt(40, 1), 2)));
+  EXPECT_EQ(harness.engine().stats().kv_pages_cached, 0);
+  harness.Generate(harness.MakeRequest(MakePrompt(40, 1), 2));
+  EXPECT_EQ(harness.Generate(WithoutCache(harness.MakeRequest(MakePrompt(40, 1), 2)))
+                .output->finished()
+                ->statistics.cached_prompt_tokens,
+            0);
+  Request scored = harness.MakeRequest(MakePrompt(40, 1), 2);
+  scored.prompt_logprobs = 0;
+  const LiveRequest live = harness.Generate(std::move(scored));
+  EXPECT_EQ(live.output->finished()->statistics.cached_prompt_tokens, 0) << "every prompt token needs its logits";
+  EXPECT_EQ(live.output->prompt_logprobs().size(), 39u);
+}
+
+TEST(EngineSharingTest, CachedPagesMakeRoomForNewRequests) {
+  EngineHarness harness({.num_pages = 16, .page_tokens = 8});
+  for (int salt = 0; salt < 6; ++salt) {
+    const LiveRequest live = harness.Generate(harness.MakeRequest(MakePrompt(100, salt), 8));
+    EXPECT_EQ(live.output->tokens(), ExpectedTokens(MakePrompt(100, salt), 8));
+  }
+  EXPECT_LE(harness.engine().stats().kv_pages_cached, 16);
+}
+
+TEST(EngineSharingTest, SamplesShareThePromptAndDrawTheirOwnTokens) {
+  for (const std::string attention : {"dense { }", kWindow}) {
+    for (const int64_t prompt_tokens : {7, 8, 61}) {
+      EngineHarness harness(
+          {.engine = {.max_num_seqs = 8, .max_num_batched_tokens = 16, .poison_freed_pages = true}, .page_tokens = 8});
+      Request request = WithoutCache(harness.MakeRequest(MakePrompt(prompt_tokens, 1), 30, attention));
+      request.num_samples = 4;
+      const LiveRequest greedy = harness.Generate(request);
+      ASSERT_TRUE(greedy.output->finished().has_value());
+      const auto expected = ExpectedTokens(MakePrompt(prompt_tokens, 1), 30,
+                                           attention == kWindow ? std::optional(kWindowOptions) : std::nullopt);
+      for (int sample = 0; sample < 4; ++sample) EXPECT_EQ(greedy.output->tokens(sample), expected) << sample;
+      EXPECT_EQ(greedy.output->finished()->samples.size(), 4u);
+      EXPECT_EQ(greedy.output->finished()->statistics.generated_tokens, 120);
+      EXPECT_EQ(greedy.output->finished()->statistics.prompt_tokens, prompt_tokens);
+      EXPECT_EQ(greedy.output->prefill_progress().back(), prompt_tokens);
+      EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
+
+      request.sampling = {.temperature = 1, .seed = 3};
+      const LiveRequest drawn = harness.Generate(request);
+      EXPECT_NE(drawn.output->tokens(0), drawn.output->tokens(1));
+      request.num_samples = 1;
+      EXPECT_EQ(harness.Generate(request).output->tokens(0), drawn.output->tokens(0)) << "alone or with others";
+    }
+  }
+}
+
+TEST(EngineSharingTest, ForkingCostsACopyOfOnePageASample) {
+  EngineHarness harness({.num_pages = 20, .page_tokens = 8});
+  Request request = WithoutCache(harness.MakeRequest(MakePrompt(100, 1), 3));
+  request.num_samples = 4;
+  const LiveRequest live = harness.Submit(std::move(request));
+  harness.engine().TEST_Step();
+  harness.engine().TEST_Step();
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 13 + 3) << "13 pages of prompt, not 52";
+  harness.StepUntilIdle();
+  EXPECT_EQ(live.output->finished()->reason, FinishReason::kLength);
+}
+
+TEST(EngineSharingTest, OneSampleMayStopWhileOthersGoOn) {
+  EngineHarness harness;
+  Request request = harness.MakeRequest(MakePrompt(20, 1), 12);
+  request.num_samples = 3;
+  const LiveRequest live = harness.Submit(std::move(request));
+  for (int i = 0; i < 5; ++i) harness.engine().TEST_Step();
+  live.handle->StopSample(1);
+  harness.StepUntilIdle();
+  const FinishedEvent& finished = *live.output->finished();
+  ASSERT_EQ(finished.samples.size(), 3u);
+  EXPECT_EQ(finished.samples[0].reason, FinishReason::kLength);
+  EXPECT_EQ(finished.samples[1].reason, FinishReason::kStop);
+  EXPECT_LT(finished.samples[1].generated_tokens, 12);
+  EXPECT_EQ(finished.samples[2].generated_tokens, 12);
+}
+
+TEST(EngineSharingTest, CancellingOrFailingEndsEverySample) {
+  EngineHarness harness;
+  Request request = harness.MakeRequest(MakePrompt(20, 1), 12);
+  request.num_samples = 8;
+  const LiveRequest cancelled = harness.Submit(request);
+  for (int i = 0; i < 3; ++i) harness.engine().TEST_Step();
+  cancelled.handle->Cancel();
+  harness.StepUntilIdle();
+  EXPECT_EQ(cancelled.output->finished()->reason, FinishReason::kCancelled);
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
+  harness.model().PoisonLogitsAt(25);
+  const LiveRequest failed = harness.Generate(request);
+  EXPECT_EQ(failed.output->finished()->reason, FinishReason::kError);
+  EXPECT_TRUE(failed.output->finished()->samples.empty());
+}
+
+TEST(EngineSharingTest, SamplesInATightPoolStillAgree) {
+  EngineHarness harness(TightPool());
+  std::vector<LiveRequest> requests;
+  for (int i = 0; i < 4; ++i) {
+    Request request = harness.MakeRequest(MakePrompt(14 + i, i), 30, i % 2 == 0 ? "dense { }" : kWindow);
+    request.num_samples = 3;
+    requests.push_back(harness.Submit(std::move(request)));
+  }
+  harness.StepUntilIdle();
+  for (int i = 0; i < 4; ++i) {
+    const auto expected =
+        ExpectedTokens(MakePrompt(14 + i, i), 30, i % 2 == 0 ? std::nullopt : std::optional(kWindowOptions));
+    for (int sample = 0; sample < 3; ++sample) {
+      EXPECT_EQ(requests[static_cast<size_t>(i)].output->tokens(sample), expected) << i << " " << sample;
+    }
+  }
+}
+
+TEST(EngineSharingTest, ARequestNotBegunInTimeIsGivenUp) {
+  EngineHarness harness({.engine = {.max_num_seqs = 1}});
+  const LiveRequest running = harness.Submit(harness.MakeRequest(MakePrompt(10, 1), 50));
+  harness.engine().TEST_Step();
+  Request late = harness.MakeRequest(MakePrompt(10, 2), 5);
+  late.queue_deadline = harness.clock().Now() + seconds(2);
+  const LiveRequest waiting = harness.Submit(late);
+  harness.engine().TEST_Step();
+  EXPECT_FALSE(waiting.output->finished().has_value());
+  harness.clock().Advance(seconds(2));
+  harness.engine().TEST_Step();
+  EXPECT_EQ(waiting.output->finished()->reason, FinishReason::kQueueTimeout);
+  EXPECT_TRUE(absl::IsResourceExhausted(waiting.output->finished()->status));
+  late.queue_deadline = harness.clock().Now() + seconds(2);
+  harness.StepUntilIdle();
+  const LiveRequest begun = harness.Submit(late);
+  harness.engine().TEST_Step();
+  harness.clock().Advance(seconds(5));
+  harness.StepUntilIdle();
+  EXPECT_EQ(begun.output->finished()->reason, FinishReason::kLength) << "begun is begun";
+}
+
+TEST(EngineSharingTest, ATenantsShareOfTheQueueIsBounded) {
+  EngineHarness harness({.engine = {.max_num_queued_requests = 10, .max_num_queued_requests_per_tenant = 2}});
+  const auto submit = [&](const std::string& tenant) {
+    Request request = harness.MakeRequest(MakePrompt(4, 1), 1);
+    request.tenant = tenant;
+    return harness.engine().Submit(std::move(request), std::make_shared<RecordingOutput>()).status();
+  };
+  EXPECT_THAT(submit("a"), IsOk());
+  EXPECT_THAT(submit("a"), IsOk());
+  EXPECT_THAT(submit("a"), StatusIs(absl::StatusCode::kResourceExhausted,
+                                    ::testing::HasSubstr("tenant's share of the queue is full: 2")));
+  EXPECT_THAT(submit("b"), IsOk());
+  harness.StepUntilIdle();
+  EXPECT_THAT(submit("a"), IsOk());
+  harness.StepUntilIdle();
+}
+
+TEST(EngineSharingTest, AQuietTenantIsServedBesideABusyOne) {
+  EngineHarness harness({.engine = {.max_num_seqs = 2, .max_num_batched_tokens = 32}});
+  std::vector<LiveRequest> busy;
+  for (int i = 0; i < 20; ++i) {
+    Request request = harness.MakeRequest(MakePrompt(30, i), 10);
+    request.tenant = "busy";
+    busy.push_back(harness.Submit(std::move(request)));
+  }
+  for (int i = 0; i < 10; ++i) harness.engine().TEST_Step();
+  Request request = harness.MakeRequest(MakePrompt(30, 99), 10);
+  request.tenant = "quiet";
+  const LiveRequest quiet = harness.Submit(std::move(request));
+  while (!quiet.output->finished()) harness.engine().TEST_Step();
+  int64_t unfinished = 0;
+  for (const LiveRequest& live : busy) unfinished += live.output->started() ? 0 : 1;
+  EXPECT_GT(unfinished, 12) << "the quiet tenant took the next seat that became free";
+  harness.StepUntilIdle();
+}
+
+TEST(EngineSharingTest, ABetterPriorityTakesAWorseOnesPlaceAndBothAnswer) {
+  EngineHarness harness({.engine = {.max_num_seqs = 1}});
+  Request low = harness.MakeRequest(MakePrompt(30, 1), 20);
+  low.priority = 5;
+  const LiveRequest first = harness.Submit(low);
+  for (int i = 0; i < 6; ++i) harness.engine().TEST_Step();
+  const LiveRequest urgent = harness.Submit(harness.MakeRequest(MakePrompt(30, 2), 20));
+  while (!urgent.output->finished()) harness.engine().TEST_Step();
+  EXPECT_FALSE(first.output->finished().has_value());
+  harness.StepUntilIdle();
+  EXPECT_EQ(first.output->finished()->statistics.preemptions, 1);
+  EXPECT_EQ(first.output->tokens(), ExpectedTokens(MakePrompt(30, 1), 20));
+  EXPECT_EQ(urgent.output->tokens(), ExpectedTokens(MakePrompt(30, 2), 20));
+}
+
+TEST(EngineSharingTest, WaitingImprovesAPriority) {
+  EngineHarness harness({.engine = {.max_num_seqs = 1, .priority_ageing = seconds(10)}});
+  const LiveRequest running = harness.Submit(harness.MakeRequest(MakePrompt(10, 1), 3));
+  harness.engine().TEST_Step();
+  Request low = harness.MakeRequest(MakePrompt(10, 2), 3);
+  low.priority = 2;
+  const LiveRequest old = harness.Submit(low);
+  harness.engine().TEST_Step();
+  harness.clock().Advance(seconds(30));
+  Request fresh_request = harness.MakeRequest(MakePrompt(10, 3), 3);
+  fresh_request.priority = 0;
+  const LiveRequest fresh = harness.Submit(fresh_request);
+  while (!old.output->started() && !fresh.output->started()) harness.engine().TEST_Step();
+  EXPECT_TRUE(old.output->started().has_value()) << "three steps better after 30 s";
+  harness.StepUntilIdle();
+}
+
+}  // namespace
+}  // namespace farspan

@@ -41,6 +41,8 @@ class ChatCommand final : public Command {
     AddGenerationFlags(request_.mutable_spec(), flags);
   }
 
+  absl::Status Check() const override { return CheckOneSample(request_.spec(), "a chat"); }
+
   Outcome Run(Console* console) override {
     absl::StatusOr<Client> client = connection_.Connect(*console);
     if (!client.ok()) return UsageFailure(client.status());

@@ -17,7 +17,7 @@
 
 namespace farspan::cli {
 
-// The server and how long to wait for it; flags of every command.
+// The server, how long to wait for it and in whose name; flags of every command.
 class Connection {
  public:
   // `default_timeout_seconds` 0: no limit.
@@ -32,6 +32,7 @@ class Connection {
 
  private:
   std::optional<std::string> server_;
+  std::string tenant_;
   double timeout_seconds_;
 };
 
@@ -47,6 +48,10 @@ class Command {
   virtual absl::Status Check() const { return absl::OkStatus(); }
   virtual Outcome Run(Console* console) = 0;
 };
+
+// What to say of an environment variable that nothing reads and that resembles one that the command line reads; empty
+// where there is nothing to say.
+std::string VariableWarning(absl::string_view name);
 
 std::unique_ptr<Command> NewGenerateCommand();
 std::unique_ptr<Command> NewChatCommand();

@@ -49,6 +49,7 @@ class CompareCommand final : public Command {
 
   absl::Status Check() const override {
     if (request_.policies_size() == 0) return absl::InvalidArgumentError("--attention: must be given at least once");
+    if (absl::Status status = CheckOneSample(request_.spec(), "a comparison"); !status.ok()) return status;
     return prompt_.Check();
   }
 

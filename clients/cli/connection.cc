@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "clients/cli/command.h"
 
 namespace farspan::cli {
@@ -12,7 +13,17 @@ namespace {
 constexpr const char* kDefaultServer = "127.0.0.1:50051";
 constexpr double kLongestTimeoutSeconds = 1e7;
 
+constexpr absl::string_view kVariablePrefix = "FARSPAN_";
+
 }  // namespace
+
+std::string VariableWarning(absl::string_view name) {
+  absl::string_view word = name;
+  if (!absl::ConsumePrefix(&word, kVariablePrefix) || word == "SERVER") return "";
+  // The server's own variables share the prefix; only what is close to ours is taken for a slip.
+  if (!NearestName(word, {"SERVER"})) return "";
+  return absl::StrCat("the environment's ", Quoted(name), " is not read, did you mean FARSPAN_SERVER?");
+}
 
 void Connection::AddTo(FlagSet* flags) {
   flags->AddText("server", "HOST:PORT",
@@ -31,6 +42,13 @@ void Connection::AddTo(FlagSet* flags) {
                 timeout_seconds_ = seconds;
                 return absl::OkStatus();
               }});
+  flags->Add({.name = "tenant",
+              .value_name = "NAME",
+              .doc = "In whose name the call is made, for servers that run with --trust-tenant-header.",
+              .set = [this](const std::string& text) {
+                tenant_ = text;
+                return CheckTenant(text);
+              }});
 }
 
 std::string Connection::Target(const Console& console) const {
@@ -41,7 +59,7 @@ std::string Connection::Target(const Console& console) const {
 absl::StatusOr<Client> Connection::Connect(const Console& console) const { return Client::Connect(Target(console)); }
 
 CallOptions Connection::Options(const Interrupt::Action& action) const {
-  CallOptions options{.stop = action.token()};
+  CallOptions options{.stop = action.token(), .tenant = tenant_};
   if (timeout_seconds_ > 0) {
     options.timeout = std::chrono::nanoseconds(static_cast<int64_t>(timeout_seconds_ * 1e9));
   }

@@ -17,7 +17,8 @@ class GenerateCommand final : public Command {
     return {"farspan generate --prompt 'Once upon a time' --max-tokens 64",
             "farspan generate --chat --prompt 'Why is the sky blue?' --temperature 0",
             "farspan generate --prompt-file book.txt --attention 'window { sink_tokens: 4 window_tokens: 1024 }'",
-            "farspan generate --prompt-file - --json --logprobs 5 < prompt.txt"};
+            "farspan generate --prompt-file - --json --logprobs 5 < prompt.txt",
+            "farspan generate --prompt 'A name for a boat:' --n 4 --max-tokens 8 --priority -10"};
   }
 
   void AddFlags(FlagSet* flags) override {
@@ -40,7 +41,10 @@ class GenerateCommand final : public Command {
     *request_.mutable_spec()->mutable_prompt() = *std::move(prompt);
 
     GenerationRecord record(request_.spec().output());
-    const GenerationView::Options view{.text = !json_, .progress = !quiet_, .additions = !quiet_ && !json_};
+    const GenerationView::Options view{.text = !json_,
+                                       .progress = !quiet_,
+                                       .additions = !quiet_ && !json_,
+                                       .num_samples = request_.spec().sampling().n()};
     const Outcome outcome = StreamGeneration(*client, connection_, request_, view, &record, console);
     if (json_) PrintJson(record, outcome, console);
     if (outcome.code == ExitCode::kOk && !quiet_) console->err << StatisticsLine(record.finished()) << "\n";

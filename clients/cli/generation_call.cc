@@ -17,6 +17,7 @@ Outcome StreamGeneration(const Client& client, const Connection& connection, con
   };
   const absl::Status status = client.Generate(request, on_event, connection.Options(action));
   view.Finish();
+  for (size_t i = 1; view_options.text && i < record->num_samples(); ++i) view.ShowSample(i, record->text(i));
   if (!writable) return {ExitCode::kOutputFailed, "the output cannot be written"};
   progress.interrupted = action.interrupted();
   if (!status.ok()) return CallFailure(status, progress);

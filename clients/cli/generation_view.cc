@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "clients/cli/generation_view.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "clients/cli/display_text.h"
@@ -43,11 +45,10 @@ bool GenerationView::ShowDelta(const v1::GenerationDelta& delta) {
   if (tokens_ == 0) first_token_time_ = now;
   const int64_t since_first = tokens_ == 0 ? 0 : tokens_ + delta.token_ids_size() - 1;
   tokens_ += delta.token_ids_size();
-  if (options_.text && !delta.text().empty()) {
+  if (options_.text && delta.sample_index() == 0 && !delta.text().empty()) {
     if (!mid_line_ || console_->out_is_terminal) progress_.Clear();
-    console_->out << console_->ForOut(delta.text());
-    console_->out.flush();
-    mid_line_ = delta.text().back() != '\n';
+    if (!std::exchange(has_text_, true)) ShowHeading(0);
+    ShowText(delta.text());
   }
   // On one terminal the text itself is the progress.
   const double seconds = std::chrono::duration<double>(now - first_token_time_).count();
@@ -55,6 +56,22 @@ bool GenerationView::ShowDelta(const v1::GenerationDelta& delta) {
     progress_.Show(absl::StrFormat("%d tokens, %.1f tokens/s", tokens_, static_cast<double>(since_first) / seconds));
   }
   return console_->out.good();
+}
+
+void GenerationView::ShowHeading(size_t index) {
+  if (options_.num_samples > 1) console_->out << "[sample " << index + 1 << " of " << options_.num_samples << "]\n";
+}
+
+void GenerationView::ShowText(const std::string& text) {
+  console_->out << console_->ForOut(text);
+  console_->out.flush();
+  mid_line_ = text.back() != '\n';
+}
+
+void GenerationView::ShowSample(size_t index, const std::string& text) {
+  ShowHeading(index);
+  if (!text.empty()) ShowText(text);
+  Finish();
 }
 
 void GenerationView::Finish() {

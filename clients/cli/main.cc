@@ -43,5 +43,10 @@ int main(int argc, char** argv) {
   console.color = Environment("NO_COLOR").empty() && Environment("TERM") != "dumb";
   console.columns = TerminalColumns();
   console.default_server = Environment("FARSPAN_SERVER");
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string variable(*entry);
+    const std::string warning = farspan::cli::VariableWarning(variable.substr(0, variable.find('=')));
+    if (!warning.empty()) std::cerr << "farspan: " << warning << "\n";
+  }
   return farspan::cli::RunFarspan(std::vector<std::string>(argv + 1, argv + argc), &console);
 }

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "clients/cli/units.h"
 #include "farspan/v1/options.pb.h"
 
 namespace farspan::cli {
@@ -141,6 +142,29 @@ absl::Status StoreText(Message* message, const FieldDescriptor* field, const std
   return absl::OkStatus();
 }
 
+bool IsDuration(const FieldDescriptor* field) {
+  return field->message_type() != nullptr && field->message_type()->full_name() == "google.protobuf.Duration";
+}
+
+// One of the library's own; a message made at run time has another class.
+google::protobuf::Duration* MutableDuration(Message* message, const FieldDescriptor* field) {
+  return dynamic_cast<google::protobuf::Duration*>(message->GetReflection()->MutableMessage(message, field));
+}
+
+absl::Status StoreDuration(Message* message, const FieldDescriptor* field, const std::string& text) {
+  double seconds = 0;
+  if (!absl::SimpleAtod(text, &seconds)) {
+    return absl::InvalidArgumentError(absl::StrCat("must be a number of seconds, got ", Quoted(text)));
+  }
+  if (absl::Status status = CheckNumber(field, seconds, text); !status.ok()) return status;
+  google::protobuf::Duration* const duration = MutableDuration(message, field);
+  if (duration == nullptr) return absl::InternalError(absl::StrCat("no flag can set ", field->full_name()));
+  const auto nanoseconds = static_cast<int64_t>(std::llround(seconds * 1e9));
+  duration->set_seconds(nanoseconds / 1'000'000'000);
+  duration->set_nanos(static_cast<int32_t>(nanoseconds % 1'000'000'000));
+  return absl::OkStatus();
+}
+
 absl::Status StoreValue(Message* message, const FieldDescriptor* field, const std::string& text) {
   if (field->is_repeated()) {
     const int items = message->GetReflection()->FieldSize(*message, field) + 1;
@@ -160,6 +184,8 @@ absl::Status StoreValue(Message* message, const FieldDescriptor* field, const st
     case FieldDescriptor::CPPTYPE_BOOL:
       Store<bool>(message, field, text == "true", &Reflection::SetBool, &Reflection::AddBool);
       return absl::OkStatus();
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      return StoreDuration(message, field, text);
     default:  // the API has no unsigned integers
       return absl::InternalError(absl::StrCat("no flag can set a field of type ", field->type_name()));
   }
@@ -176,6 +202,8 @@ std::string ValueName(const FieldDescriptor* field) {
     case FieldDescriptor::CPPTYPE_FLOAT:
     case FieldDescriptor::CPPTYPE_DOUBLE:
       return "NUMBER";
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      return "SECONDS";
     default:
       return "N";
   }
@@ -210,8 +238,13 @@ absl::Status CheckSingular(const Message& message, const FieldDescriptor* field)
     }
     case FieldDescriptor::CPPTYPE_STRING:
       return CheckText(field, reflection->GetString(message, field));
-    case FieldDescriptor::CPPTYPE_MESSAGE:
-      return CheckRules(reflection->GetMessage(message, field));
+    case FieldDescriptor::CPPTYPE_MESSAGE: {
+      const Message& inner = reflection->GetMessage(message, field);
+      const auto* duration = dynamic_cast<const google::protobuf::Duration*>(&inner);
+      if (duration == nullptr) return CheckRules(inner);
+      const double seconds = ToSeconds(*duration);
+      return CheckNumber(field, seconds, absl::StrCat(seconds));
+    }
     default:
       return absl::OkStatus();
   }
@@ -222,7 +255,7 @@ absl::Status CheckSingular(const Message& message, const FieldDescriptor* field)
 void AddRuleFlags(Message* message, const std::string& group, FlagSet* flags) {
   for (int i = 0; i < message->GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor* field = message->GetDescriptor()->field(i);
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !IsDuration(field)) continue;
     flags->Add({.name = absl::StrReplaceAll(field->name(), {{"_", "-"}}),
                 .value_name = ValueName(field),
                 .doc = Doc(field),
@@ -239,7 +272,7 @@ absl::Status CheckRules(const Message& message) {
     if (field->is_repeated()) continue;
     const absl::Status status = CheckSingular(message, field);
     if (status.ok()) continue;
-    const char* separator = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE ? "." : ": ";
+    const char* separator = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !IsDuration(field) ? "." : ": ";
     return absl::Status(status.code(), absl::StrCat(field->name(), separator, status.message()));
   }
   return absl::OkStatus();

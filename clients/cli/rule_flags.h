@@ -11,8 +11,9 @@
 
 namespace farspan::cli {
 
-// Adds a flag for every field of `message` that is no message itself: its name with hyphens, a switch for a bool, a
-// repeated flag for a repeated field. Parsing writes into `message`, which must outlive the set.
+// Adds a flag for every field of `message` that is a value: its name with hyphens, a switch for a bool, seconds for a
+// google.protobuf.Duration, a repeated flag for a repeated field. Other messages have no flag. Parsing writes into
+// `message`, which must outlive the set.
 void AddRuleFlags(google::protobuf::Message* message, const std::string& group, FlagSet* flags);
 
 // Every value set in `message`, in messages inside it too, against its rule. The first that breaks one is

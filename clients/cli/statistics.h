@@ -8,7 +8,8 @@
 
 namespace farspan::cli {
 
-// "prompt 5865 tokens, generated 14, TTFT 12.3 s, TPOT 31.0 ms, peak KV 66.0 MiB, KV read 4.10 GiB (12 % of dense)".
+// "prompt 5865 tokens (4096 cached), generated 14, TTFT 12.3 s, TPOT 31.0 ms, peak KV 66.0 MiB, KV read 4.10 GiB (12 %
+// of dense), preempted once".
 std::string StatisticsLine(const v1::GenerationFinished& finished);
 
 int64_t ReadBytes(const v1::KvStatistics& kv);

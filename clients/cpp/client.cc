@@ -3,9 +3,11 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "clients/cpp/status_from_grpc.h"
@@ -55,7 +57,22 @@ grpc::ChannelArguments ArgumentsFor(const ClientOptions& options) {
   return arguments;
 }
 
-void SetDeadline(const CallOptions& options, grpc::ClientContext* context) {
+bool IsPrintable(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
+
+// The library would end the process over metadata that HTTP/2 cannot carry.
+absl::Status Check(const CallOptions& options) {
+  if (!IsPrintable(options.traceparent)) {
+    return absl::InvalidArgumentError("traceparent: must be printable ASCII");
+  }
+  return options.tenant.empty() ? absl::OkStatus() : CheckTenant(options.tenant);
+}
+
+// Options that Check takes.
+void Apply(const CallOptions& options, grpc::ClientContext* context) {
+  if (!options.tenant.empty()) context->AddMetadata("x-farspan-tenant", options.tenant);
+  if (!options.traceparent.empty()) context->AddMetadata("traceparent", options.traceparent);
   if (options.timeout) {
     context->set_deadline(std::chrono::system_clock::now() +
                           std::chrono::duration_cast<std::chrono::system_clock::duration>(*options.timeout));
@@ -91,8 +108,9 @@ absl::Status ReadAll(grpc::ClientReader<Event>* reader, absl::FunctionRef<bool(c
 
 template <typename Response, typename Call>
 absl::StatusOr<Response> CallOnce(const CallOptions& options, Call call) {
+  if (absl::Status status = Check(options); !status.ok()) return status;
   grpc::ClientContext context;
-  SetDeadline(options, &context);
+  Apply(options, &context);
   const CancelOnStop cancel(options, &context);
   Response response;
   absl::Status status = StatusFromGrpc(call(&context, &response));
@@ -106,7 +124,7 @@ class StreamReactor final : public grpc::ClientReadReactor<Event> {
  public:
   StreamReactor(Request request, std::shared_ptr<EventStream<Event>> stream, const CallOptions& options)
       : request_(std::move(request)), stream_(std::move(stream)) {
-    SetDeadline(options, context_.get());
+    Apply(options, context_.get());
   }
 
   template <typename AsyncStub, typename Method>
@@ -141,6 +159,17 @@ class StreamReactor final : public grpc::ClientReadReactor<Event> {
 
 }  // namespace
 
+absl::Status CheckTenant(const std::string& tenant) {
+  constexpr size_t kMaxBytes = 64;
+  if (tenant.empty() || tenant.size() > kMaxBytes || tenant.front() == ' ' || tenant.back() == ' ' ||
+      !IsPrintable(tenant)) {
+    return absl::InvalidArgumentError(absl::StrCat("must be 1 to ", kMaxBytes,
+                                                   " printable ASCII characters without spaces at its ends, got '",
+                                                   absl::CHexEscape(tenant.substr(0, kMaxBytes)), "'"));
+  }
+  return absl::OkStatus();
+}
+
 Client::Client(std::shared_ptr<const Stubs> stubs) : stubs_(std::move(stubs)) {}
 
 absl::StatusOr<Client> Client::Connect(const std::string& target, const ClientOptions& options) {
@@ -155,8 +184,9 @@ absl::StatusOr<Client> Client::Connect(const std::string& target, const ClientOp
 absl::Status Client::Generate(const v1::GenerateRequest& request,
                               absl::FunctionRef<bool(const v1::GenerateResponse&)> on_event,
                               const CallOptions& options) const {
+  if (absl::Status status = Check(options); !status.ok()) return status;
   grpc::ClientContext context;
-  SetDeadline(options, &context);
+  Apply(options, &context);
   const CancelOnStop cancel(options, &context);
   return ReadAll<v1::GenerateResponse>(stubs_->inference.Generate(&context, request).get(), on_event, &context);
 }
@@ -164,8 +194,9 @@ absl::Status Client::Generate(const v1::GenerateRequest& request,
 absl::Status Client::ComparePolicies(const v1::ComparePoliciesRequest& request,
                                      absl::FunctionRef<bool(const v1::ComparePoliciesResponse&)> on_event,
                                      const CallOptions& options) const {
+  if (absl::Status status = Check(options); !status.ok()) return status;
   grpc::ClientContext context;
-  SetDeadline(options, &context);
+  Apply(options, &context);
   const CancelOnStop cancel(options, &context);
   return ReadAll<v1::ComparePoliciesResponse>(stubs_->comparison.ComparePolicies(&context, request).get(), on_event,
                                               &context);
@@ -173,6 +204,7 @@ absl::Status Client::ComparePolicies(const v1::ComparePoliciesRequest& request,
 
 void Client::Start(const v1::GenerateRequest& request, std::shared_ptr<GenerateStream> stream,
                    const CallOptions& options) const {
+  if (const absl::Status status = Check(options); !status.ok()) return stream->OnDone(status);
   auto* reactor = new StreamReactor<v1::GenerateRequest, v1::GenerateResponse>(request, stream, options);
   stream->Attach(reactor->context());
   using Stub = v1::InferenceService::StubInterface::async_interface;
@@ -181,6 +213,7 @@ void Client::Start(const v1::GenerateRequest& request, std::shared_ptr<GenerateS
 
 void Client::Start(const v1::ComparePoliciesRequest& request, std::shared_ptr<ComparisonStream> stream,
                    const CallOptions& options) const {
+  if (const absl::Status status = Check(options); !status.ok()) return stream->OnDone(status);
   auto* reactor = new StreamReactor<v1::ComparePoliciesRequest, v1::ComparePoliciesResponse>(request, stream, options);
   stream->Attach(reactor->context());
   using Stub = v1::ComparisonService::StubInterface::async_interface;

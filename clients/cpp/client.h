@@ -39,7 +39,14 @@ struct CallOptions {
   std::optional<std::chrono::nanoseconds> timeout;
   // Cancels the call when a stop is requested.
   std::stop_token stop;
+  // In whose name, for servers that trust it; none when empty. A call with one that CheckTenant refuses is not made.
+  std::string tenant;
+  // The W3C trace context that the call continues, "00-...": the server's log names it. None when empty.
+  std::string traceparent;
 };
+
+// INVALID_ARGUMENT unless `tenant` is 1 to 64 printable ASCII characters without spaces at its ends.
+absl::Status CheckTenant(const std::string& tenant);
 
 // Failures are the server's status; ErrorDetailsOf (error_details.h) decodes what it attached. UNAVAILABLE without an
 // ErrorInfo reason means that the server could not be reached or was lost. Thread-safe; copies share the connection.
@@ -56,7 +63,7 @@ class Client {
                                absl::FunctionRef<bool(const v1::ComparePoliciesResponse&)> on_event,
                                const CallOptions& options = {}) const;
 
-  // The same without blocking. A stream serves one call.
+  // The same without blocking. A stream serves one call; one whose options are refused is done before Start returns.
   void Start(const v1::GenerateRequest& request, std::shared_ptr<GenerateStream> stream,
              const CallOptions& options = {}) const;
   void Start(const v1::ComparePoliciesRequest& request, std::shared_ptr<ComparisonStream> stream,

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <latch>
+#include <map>
 #include <vector>
 
 #include "clients/cpp/error_details.h"
@@ -180,6 +181,30 @@ TEST_F(ClientTest, ManyStreamsShareOneConnection) {
     streams[i]->done.wait();
     EXPECT_THAT(streams[i]->texts, ElementsAre("a", std::to_string(i)));
   }
+}
+
+TEST_F(ClientTest, TenantAndTraceGoWithTheCall) {
+  std::map<std::string, std::string> sent;
+  server_.handlers().metadata = [&](const auto& metadata) {
+    for (const auto& [key, value] : metadata) sent[std::string(key.data(), key.size())] = {value.data(), value.size()};
+  };
+  const std::string trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  EXPECT_THAT(client_.Generate(request_, Ignore, {.tenant = "acme", .traceparent = trace}), IsOk());
+  EXPECT_EQ(sent["x-farspan-tenant"], "acme");
+  EXPECT_EQ(sent["traceparent"], trace);
+}
+
+TEST_F(ClientTest, MetadataThatNoCallCanCarryIsRefusedWithoutOne) {
+  for (const std::string& tenant :
+       {std::string("a\nb"), std::string("\xC3\xA9"), std::string(65, 'a'), std::string(" ")}) {
+    EXPECT_THAT(client_.Generate(request_, Ignore, {.tenant = tenant}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 to 64 printable ASCII")));
+    const auto stream = std::make_shared<RecordingStream>();
+    client_.Start(request_, stream, {.tenant = tenant});
+    stream->done.wait();
+    EXPECT_EQ(stream->status.code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(client_.Generate(request_, Ignore, {.traceparent = "00\n"}).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ClientTest, FailuresKeepTheirDetails) {

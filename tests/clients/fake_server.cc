@@ -31,8 +31,9 @@ class FakeServer::Services final {
   class Inference final : public v1::InferenceService::Service {
    public:
     explicit Inference(FakeHandlers* handlers) : handlers_(handlers) {}
-    grpc::Status Generate(grpc::ServerContext* /*context*/, const v1::GenerateRequest* request,
+    grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                           grpc::ServerWriter<v1::GenerateResponse>* writer) override {
+      if (handlers_->metadata) handlers_->metadata(context->client_metadata());
       return handlers_->generate ? handlers_->generate(*request, writer) : NoHandler();
     }
     grpc::Status Tokenize(grpc::ServerContext* /*context*/, const v1::TokenizeRequest* request,

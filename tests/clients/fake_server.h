@@ -5,6 +5,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -17,6 +18,8 @@ namespace farspan {
 
 // Handlers run on the server's threads; set them before the call. Without one a call is answered UNIMPLEMENTED.
 struct FakeHandlers {
+  // Sees what came with a generation, before it is answered.
+  std::function<void(const std::multimap<grpc::string_ref, grpc::string_ref>&)> metadata;
   std::function<grpc::Status(const v1::GenerateRequest&, grpc::ServerWriter<v1::GenerateResponse>*)> generate;
   std::function<grpc::Status(const v1::ComparePoliciesRequest&, grpc::ServerWriter<v1::ComparePoliciesResponse>*)>
       compare;

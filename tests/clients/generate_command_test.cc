@@ -44,9 +44,10 @@ TEST_F(GenerateCommandTest, StreamsTheTextAndReportsStatistics) {
   const CliResult result = Generate({"--prompt", "Say hello"});
   EXPECT_EQ(result.code, ExitCode::kOk);
   EXPECT_EQ(result.out, "Hello\n");
-  EXPECT_EQ(result.err,
-            "prompt 5865 tokens, generated 14, TTFT 12.0 s, TPOT 31.0 ms, peak KV 66.0 MiB, KV read 1.00 GiB "
-            "(10 % of dense)\n");
+  EXPECT_EQ(
+      result.err,
+      "prompt 5865 tokens (0 cached), generated 14, TTFT 12.0 s, TPOT 31.0 ms, peak KV 66.0 MiB, KV read 1.00 GiB "
+      "(10 % of dense)\n");
   EXPECT_EQ(request_.spec().prompt().text(), "Say hello");
   EXPECT_FALSE(request_.has_attention());
 }
@@ -111,6 +112,95 @@ TEST_F(GenerateCommandTest, JsonLeavesOutLogprobsThatWereNotAskedFor) {
   EXPECT_FALSE(json.contains("logprobs"));
   EXPECT_FALSE(json.contains("prompt_logprobs"));
   EXPECT_EQ(json["token_ids"].dump(), "[]");
+}
+
+v1::GenerateResponse DeltaOf(int32_t sample, const std::string& text, std::initializer_list<int32_t> token_ids) {
+  v1::GenerateResponse delta = Delta(text, token_ids);
+  delta.mutable_delta()->set_sample_index(sample);
+  return delta;
+}
+
+TEST_F(GenerateCommandTest, SeveralSamplesAreShownOneAfterTheOther) {
+  Answer({Started(2), DeltaOf(1, "se", {1}), DeltaOf(0, "fir", {2}), DeltaOf(2, "", {3}), DeltaOf(1, "cond", {4}),
+          DeltaOf(0, "st", {5}), Finished()});
+  const CliResult result = Generate({"--prompt", "x", "--n", "3", "--quiet"});
+  EXPECT_EQ(result.out, "[sample 1 of 3]\nfirst\n[sample 2 of 3]\nsecond\n[sample 3 of 3]\n");
+  EXPECT_EQ(request_.spec().sampling().n(), 3);
+}
+
+TEST_F(GenerateCommandTest, JsonHoldsEachSampleWithItsEnd) {
+  v1::GenerateResponse finished = Finished();
+  finished.mutable_finished()->add_samples()->set_stop_string("!");
+  finished.mutable_finished()->add_samples()->set_finish_reason(v1::FINISH_REASON_LENGTH);
+  Answer({DeltaOf(1, "b", {2}), DeltaOf(0, "a", {1}), finished});
+  const Json json = Json::parse(Generate({"--prompt", "x", "--n", "2", "--json"}).out);
+  ASSERT_EQ(json["samples"].size(), 2u);
+  EXPECT_EQ(json["samples"][0]["text"], "a");
+  EXPECT_EQ(json["samples"][0]["stop_string"], "!");
+  EXPECT_EQ(json["samples"][1]["text"], "b");
+  EXPECT_EQ(json["samples"][1]["finish_reason"], "FINISH_REASON_LENGTH");
+  EXPECT_EQ(json["samples"][1]["token_ids"].dump(), "[2]");
+  EXPECT_EQ(json["text"], "a") << "the first one's";
+}
+
+TEST_F(GenerateCommandTest, ASampleIndexThatNoServerGivesTakesNoMemory) {
+  Answer({DeltaOf(2'000'000'000, "x", {1}), DeltaOf(-1, "y", {2}), DeltaOf(0, "z", {3}), Finished()});
+  EXPECT_EQ(Generate({"--prompt", "x", "--quiet"}).out, "z\n");
+}
+
+TEST_F(GenerateCommandTest, SchedulingFlagsFillTheRequest) {
+  Answer({Finished()});
+  const CliResult result =
+      Generate({"--prompt", "x", "--priority", "-7", "--max-queue-duration", "1.25", "--bypass-prefix-cache"});
+  ASSERT_EQ(result.code, ExitCode::kOk) << result.err;
+  EXPECT_EQ(request_.spec().priority(), -7);
+  EXPECT_EQ(request_.spec().max_queue_duration().seconds(), 1);
+  EXPECT_EQ(request_.spec().max_queue_duration().nanos(), 250'000'000);
+  EXPECT_TRUE(request_.spec().kv().bypass_prefix_cache());
+  for (const char* wrong : {"0", "-1", "nan", "90000", "1s"}) {
+    EXPECT_THAT(Generate({"--prompt", "x", "--max-queue-duration", wrong}).err,
+                HasSubstr("--max-queue-duration: must be"))
+        << wrong;
+  }
+}
+
+TEST_F(GenerateCommandTest, TheTenantGoesWithTheCall) {
+  Answer({Finished()});
+  std::string tenant;
+  server_.handlers().metadata = [&](const auto& metadata) {
+    const auto found = metadata.find("x-farspan-tenant");
+    tenant = found == metadata.end() ? "" : std::string(found->second.data(), found->second.size());
+  };
+  ASSERT_EQ(Generate({"--prompt", "x", "--tenant", "acme"}).code, ExitCode::kOk);
+  EXPECT_EQ(tenant, "acme");
+  const CliResult wrong = Generate({"--prompt", "x", "--tenant", "a\nb"});
+  EXPECT_EQ(wrong.code, ExitCode::kUsage);
+  EXPECT_EQ(wrong.err,
+            "farspan: --tenant: must be 1 to 64 printable ASCII characters without spaces at its ends, got 'a\\nb'\n");
+}
+
+TEST_F(GenerateCommandTest, StatisticsSayWhatWasCachedAndPreempted) {
+  v1::GenerateResponse finished = Finished();
+  finished.mutable_finished()->mutable_usage()->set_cached_prompt_tokens_count(4096);
+  finished.mutable_finished()->mutable_timing()->set_preemptions_count(2);
+  Answer({finished});
+  EXPECT_THAT(Generate({"--prompt", "x"}).err,
+              AllOf(StartsWith("prompt 5865 tokens (4096 cached), "), EndsWith(", preempted 2 times\n")));
+}
+
+TEST_F(GenerateCommandTest, ChatsAndComparisonsHaveOneSample) {
+  EXPECT_EQ(cli_.Run({"chat", "--n", "2"}).err, "farspan: --n: must be 1 in a chat, got 2\n");
+  EXPECT_EQ(cli_.Run({"compare", "--prompt", "x", "--attention", "window", "--n", "2"}).err,
+            "farspan: --n: must be 1 in a comparison, got 2\n");
+}
+
+TEST_F(GenerateCommandTest, AVariableThatIsMeantForUsAndMisspeltIsNamed) {
+  EXPECT_EQ(VariableWarning("FARSPAN_SEVRER"),
+            "the environment's 'FARSPAN_SEVRER' is not read, did you mean FARSPAN_SERVER?");
+  for (const char* name :
+       {"FARSPAN_SERVER", "FARSPAN_HOST", "FARSPAN_GRPC_PORT", "FARSPAN_SERVED_MODEL_NAME", "HOME"}) {
+    EXPECT_EQ(VariableWarning(name), "") << name;
+  }
 }
 
 TEST_F(GenerateCommandTest, EscapesControlCharactersOnATerminalAndNowhereElse) {

@@ -197,7 +197,7 @@ std::vector<PolicyGauges> EngineLoop::GaugesByPolicy() const {
     ++gauge.requests_running;
     gauge.resident_bytes += sequence->block_table().num_resident_pages() * parts_->model->shape().kv_bytes_per_page();
     gauge.logical_tokens += sequence->computed();
-    gauge.resident_tokens += sequence->computed() - sequence->statistics().evicted_tokens;
+    gauge.resident_tokens += sequence->computed() - sequence->block_table().dropped_tokens();
   }
   return gauges;
 }

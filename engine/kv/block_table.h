@@ -39,6 +39,8 @@ class BlockTable {
   bool resident(int64_t token) const;
   // Logical tokens that the table has places for, dropped ones included.
   int64_t capacity_tokens() const { return static_cast<int64_t>(pages_.size()) * page_tokens_; }
+  // Tokens of pages that were dropped.
+  int64_t dropped_tokens() const { return (static_cast<int64_t>(pages_.size()) - num_resident_pages_) * page_tokens_; }
   int64_t num_resident_pages() const { return num_resident_pages_; }
   int64_t page_tokens() const { return page_tokens_; }
 

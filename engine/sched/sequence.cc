@@ -58,16 +58,13 @@ void Sequence::BeginStep(int64_t num_tokens, SteadyTime now) {
 }
 
 void Sequence::ApplyPendingDrop() {
-  const int64_t dropped = block_table_.Drop(pending_drop_);
-  if (dropped > 0) chain_.Close();
-  statistics_.evicted_tokens += dropped;
+  if (block_table_.Drop(pending_drop_) > 0) chain_.Close();
   pending_drop_ = {};
 }
 
 void Sequence::Fork(const Sequence& leader) {
   block_table_.ShareFrom(leader.block_table_, prompt_tokens());
-  if (leader.statistics_.evicted_tokens > 0) chain_.Close();
-  statistics_.evicted_tokens = leader.statistics_.evicted_tokens;
+  if (block_table_.dropped_tokens() > 0) chain_.Close();
   SkipTo(prompt_tokens() - 1);
 }
 
@@ -83,13 +80,12 @@ void Sequence::Preempt() {
   chain_.Reset();
   computed_ = 0;
   pending_drop_ = {};
-  // What is dropped from now on was dropped before: the tokens count once.
-  statistics_.evicted_tokens = 0;
   ++statistics_.preemptions;
 }
 
 void Sequence::ReleasePages() {
-  statistics_.resident_tokens = std::max<int64_t>(0, computed_ - statistics_.evicted_tokens);
+  statistics_.evicted_tokens = block_table_.dropped_tokens();
+  statistics_.resident_tokens = computed_ - statistics_.evicted_tokens;
   statistics_.logical_tokens = computed_;
   block_table_.Clear();
 }

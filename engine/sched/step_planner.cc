@@ -59,7 +59,7 @@ bool RanksBefore(const Sequence& a, const Sequence& b) {
 // A leader's pages serve a fork while they hold the whole prompt, or all that its last token reads.
 bool CanBeForked(const Sequence& leader) {
   return leader.in_flight() == 0 && leader.computed() >= leader.prompt_tokens() &&
-         (leader.statistics().evicted_tokens == 0 || leader.computed() == leader.prompt_tokens());
+         (leader.block_table().dropped_tokens() == 0 || leader.computed() == leader.prompt_tokens());
 }
 
 }  // namespace

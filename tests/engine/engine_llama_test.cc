@@ -27,11 +27,11 @@ struct PathCase {
 
 class EngineLlamaTest : public ::testing::TestWithParam<PathCase> {
  protected:
-  std::unique_ptr<Engine> MakeEngine(const EngineConfig& config) {
+  std::unique_ptr<Engine> MakeEngine(const EngineConfig& config, int64_t kv_cache_bytes = int64_t{8} << 20) {
     EngineOptions options{.backend = {.isa = GetParam().isa, .num_threads = 2},
                           .page_tokens = 16,
                           .kv_dtype = GetParam().kv_dtype,
-                          .kv_cache_bytes = int64_t{8} << 20,
+                          .kv_cache_bytes = kv_cache_bytes,
                           .engine = config};
     options.engine.poison_freed_pages = true;
     auto engine = CreateEngine(file_, options, &metrics_);
@@ -106,6 +106,57 @@ TEST_P(EngineLlamaTest, ManyStreamsWithCancelsAnswerAsEachAlone) {
   }
   EXPECT_GT(num_cancelled, 0);
   EXPECT_LT(num_cancelled, kNumRequests / 2);
+}
+
+// What may differ between two runs of one request, and must not show: batch mates, the size of chunks, preemptions,
+// pages found in the cache, samples that share a prompt.
+TEST_P(EngineLlamaTest, PreemptionSharedPrefixesAndForksChangeNoBit) {
+  constexpr int64_t kPrefixTokens = 75;
+  constexpr int kNumSharing = 12;
+  const auto make_request = [this](int i, const Engine& engine) {
+    Request request = MakeRequest(i, engine);
+    request.prompt_logprobs.reset();
+    const std::vector<TokenId> prefix = MakeRequest(30, engine).prompt;
+    request.prompt.insert(request.prompt.begin(), prefix.begin(), prefix.begin() + kPrefixTokens);
+    request.stop.max_tokens = 60;
+    request.num_samples = i % 4 == 1 ? 3 : 1;
+    return request;
+  };
+  const auto alone = MakeEngine({.max_num_seqs = 8, .max_num_batched_tokens = 512, .prefix_caching = false});
+  std::vector<std::shared_ptr<RecordingOutput>> expected;
+  for (int i = 0; i < kNumSharing; ++i) {
+    expected.push_back(std::make_shared<RecordingOutput>());
+    ASSERT_THAT(alone->Submit(make_request(i, *alone), expected.back()), IsOk());
+    while (alone->TEST_Step()) {
+    }
+  }
+  int64_t preemptions = 0, cached_tokens = 0;
+  for (const int64_t chunk_tokens : {13, 40, 70}) {
+    const int64_t pages = 18;
+    const auto together = MakeEngine({.max_num_seqs = 8, .max_num_batched_tokens = chunk_tokens},
+                                     pages * alone->shape().kv_bytes_per_page());
+    std::vector<std::shared_ptr<RecordingOutput>> outputs;
+    for (int i = 0; i < kNumSharing; ++i) {
+      outputs.push_back(std::make_shared<RecordingOutput>());
+      ASSERT_THAT(together->Submit(make_request(i, *together), outputs.back()), IsOk());
+    }
+    while (together->TEST_Step()) {
+    }
+    EXPECT_EQ(together->stats().kv_pages_used, 0);
+    for (int i = 0; i < kNumSharing; ++i) {
+      SCOPED_TRACE(testing::Message() << "request " << i << " chunk_tokens " << chunk_tokens);
+      const RecordingOutput& output = *outputs[static_cast<size_t>(i)];
+      ASSERT_EQ(output.finished()->reason, FinishReason::kLength) << output.finished()->status;
+      preemptions += output.finished()->statistics.preemptions;
+      cached_tokens += output.finished()->statistics.cached_prompt_tokens;
+      for (int sample = 0; sample < kMaxSamples; ++sample) {
+        ASSERT_EQ(output.tokens(sample), expected[static_cast<size_t>(i)]->tokens(sample)) << "sample " << sample;
+        ExpectSameBits(expected[static_cast<size_t>(i)]->logprobs(sample), output.logprobs(sample));
+      }
+    }
+  }
+  EXPECT_GT(preemptions, 0);
+  EXPECT_GT(cached_tokens, kPrefixTokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, EngineLlamaTest,

@@ -16,9 +16,9 @@ void RecordingOutput::OnEvent(OutputEvent event) {
     prefill_progress_.push_back(progress->done_tokens);
     for (TokenLogprobs& logprobs : progress->prompt_logprobs) prompt_logprobs_.push_back(std::move(logprobs));
   } else if (auto* tokens = std::get_if<NewTokensEvent>(&event)) {
-    std::vector<TokenId>& sample = tokens_[static_cast<size_t>(tokens->sample)];
-    sample.insert(sample.end(), tokens->tokens.begin(), tokens->tokens.end());
-    for (TokenLogprobs& logprobs : tokens->logprobs) logprobs_.push_back(std::move(logprobs));
+    const auto sample = static_cast<size_t>(tokens->sample);
+    tokens_[sample].insert(tokens_[sample].end(), tokens->tokens.begin(), tokens->tokens.end());
+    for (TokenLogprobs& logprobs : tokens->logprobs) logprobs_[sample].push_back(std::move(logprobs));
   } else {
     finished_ = std::get<FinishedEvent>(std::move(event));
   }

@@ -16,7 +16,7 @@ class RecordingOutput final : public OutputSink {
   void OnEvent(OutputEvent event) override;
 
   const std::vector<TokenId>& tokens(int sample = 0) const { return tokens_[static_cast<size_t>(sample)]; }
-  const std::vector<TokenLogprobs>& logprobs() const { return logprobs_; }
+  const std::vector<TokenLogprobs>& logprobs(int sample = 0) const { return logprobs_[static_cast<size_t>(sample)]; }
   const std::vector<TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
   const std::vector<int64_t>& prefill_progress() const { return prefill_progress_; }
   const std::optional<StartedEvent>& started() const { return started_; }
@@ -27,7 +27,7 @@ class RecordingOutput final : public OutputSink {
   std::vector<int64_t> prefill_progress_;
   std::vector<TokenLogprobs> prompt_logprobs_;
   std::array<std::vector<TokenId>, kMaxSamples> tokens_;
-  std::vector<TokenLogprobs> logprobs_;
+  std::array<std::vector<TokenLogprobs>, kMaxSamples> logprobs_;
   std::optional<FinishedEvent> finished_;
 };
 

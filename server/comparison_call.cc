@@ -10,6 +10,11 @@
 #include "server/generate_call.h"
 
 namespace farspan {
+namespace {
+
+constexpr absl::string_view kMethod = "ComparePolicies";
+
+}  // namespace
 
 // Tells the call which of its runs spoke.
 class ComparisonCall::RunListener final : public GenerationListener {
@@ -44,15 +49,16 @@ grpc::ServerWriteReactor<v1::ComparePoliciesResponse>* ComparisonCall::Start(grp
 
 ComparisonCall::ComparisonCall(grpc::CallbackServerContext* context, const v1::ComparePoliciesRequest* request,
                                const ServingContext* serving)
-    : StreamReactor(context),
+    : StreamReactor(context, kMethod, serving->metrics),
       request_(request),
       serving_(serving),
       deadline_(DeadlineOf(*context, *serving->config)),
       has_deadline_(HasDeadline(*context)),
-      log_("ComparePolicies", serving->metrics) {}
+      log_(kMethod, serving->metrics) {}
 
 absl::Status ComparisonCall::Admit() {
   const auto bytes = static_cast<int64_t>(request_->ByteSizeLong());
+  serving_->metrics->OnMessage(kMethod, MessageDirection::kReceived, bytes);
   MutexLock lock(&mutex_);
   FARSPAN_RETURN_IF_ERROR(CheckRequestSize(bytes, *serving_->config));
   FARSPAN_ASSIGN_OR_RETURN(slot_, serving_->calls->Enter(context()->peer()));
@@ -104,7 +110,9 @@ void ComparisonCall::Advance() {
     QueueScoringRuns();
     return Advance();
   }
-  Push(Table());
+  v1::ComparePoliciesResponse table = Table();
+  CountRows(table.finished());
+  Push(std::move(table));
   EndCall(absl::OkStatus());
 }
 
@@ -202,6 +210,19 @@ v1::ComparePoliciesResponse ComparisonCall::Table() const {
     result.set_reference_mean_logprob(Mean(*row.score_logprobs));
   }
   return response;
+}
+
+void ComparisonCall::CountRows(const v1::ComparisonFinished& table) const {
+  const auto policy = [this](size_t row) {
+    const std::string_view name = rows_[row].generation.request.policy->name();
+    return absl::string_view(name.data(), name.size());
+  };
+  for (size_t i = 1; i < rows_.size(); ++i) {
+    const v1::ComparisonRow& row = table.rows(static_cast<int>(i));
+    ComparedEvent event = {.policy = policy(i), .reference = policy(0), .token_agreement = row.token_agreement_ratio()};
+    if (row.has_first_divergence_index()) event.first_divergence = row.first_divergence_index();
+    serving_->metrics->OnCompared(event);
+  }
 }
 
 void ComparisonCall::EndCall(const absl::Status& status) {

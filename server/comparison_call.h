@@ -61,6 +61,8 @@ class ComparisonCall final : public StreamReactor<v1::ComparePoliciesResponse>,
   void OnRunEnd(const Run& run, const GenerationOutcome& outcome);
   void Collect(const Run& run, const v1::GenerateResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   v1::ComparePoliciesResponse Table() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Counts every row but the reference's.
+  void CountRows(const v1::ComparisonFinished& table) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndCall(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const v1::ComparePoliciesRequest* const request_;

@@ -8,6 +8,11 @@
 #include "server/request_parser.h"
 
 namespace farspan {
+namespace {
+
+constexpr absl::string_view kMethod = "Generate";
+
+}  // namespace
 
 bool MergeResponses(v1::GenerateResponse* back, v1::GenerateResponse& next) {
   if (back->has_delta() && next.has_delta()) {
@@ -42,14 +47,15 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateCall::Start(grpc::Callba
 
 GenerateCall::GenerateCall(grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
                            const ServingContext* serving)
-    : StreamReactor(context),
+    : StreamReactor(context, kMethod, serving->metrics),
       request_(request),
       serving_(serving),
-      log_("Generate", serving->metrics),
+      log_(kMethod, serving->metrics),
       deadline_(DeadlineOf(*context, *serving->config)) {}
 
 absl::Status GenerateCall::Admit() {
   const auto bytes = static_cast<int64_t>(request_->ByteSizeLong());
+  serving_->metrics->OnMessage(kMethod, MessageDirection::kReceived, bytes);
   FARSPAN_RETURN_IF_ERROR(CheckRequestSize(bytes, *serving_->config));
   FARSPAN_ASSIGN_OR_RETURN(slot_, serving_->calls->Enter(context()->peer()));
   FARSPAN_ASSIGN_OR_RETURN(ticket_, serving_->gate->Take(bytes));

@@ -1,86 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/metric_series.h"
 
+#include <algorithm>
+#include <vector>
+
+#include "engine/base/check.h"
+
 namespace farspan {
 namespace {
 
-Buckets PowersOfTwo(double first, double last) {
-  Buckets buckets;
-  for (double bound = first; bound <= last; bound *= 2) buckets.push_back(bound);
-  return buckets;
+const MetricFamily& Find(std::string_view name, MetricType type) {
+  const MetricFamily* const family = FindMetric(name);
+  FARSPAN_CHECK(family != nullptr && family->type == type, "name=", std::string(name));
+  return *family;
+}
+
+std::vector<double> BoundsOf(const BucketList& list, int64_t max_context_tokens) {
+  if (!list.bounds.empty()) return {list.bounds.begin(), list.bounds.end()};
+  std::vector<double> bounds;
+  const auto limit = static_cast<double>(max_context_tokens);
+  for (double decade = 1; decade <= limit; decade *= 10) {
+    for (const double step : {1, 2, 5}) {
+      if (decade * step <= limit) bounds.push_back(decade * step);
+    }
+  }
+  return bounds;
 }
 
 }  // namespace
 
-const Buckets& TimeToFirstTokenBuckets() {
-  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
-                                  1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
-  return buckets;
-}
-
-const Buckets& VllmTokenBuckets() {
-  static const Buckets buckets = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
-  return buckets;
-}
-
-const Buckets& VllmRequestBuckets() {
-  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
-                                  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
-  return buckets;
-}
-
-const Buckets& IterationTokensBuckets() {
-  static const Buckets buckets = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
-  return buckets;
-}
-
-Buckets OneTwoFiveBuckets(double limit) {
-  Buckets buckets;
-  for (double decade = 1; decade <= limit; decade *= 10) {
-    for (const double step : {1, 2, 5}) {
-      if (decade * step <= limit) buckets.push_back(decade * step);
-    }
+SeriesMaker::LabelMap SeriesMaker::AllLabels(const MetricFamily& family, Labels labels) const {
+  LabelMap all = common_;
+  FARSPAN_CHECK(labels.size() == family.labels.size(), "name=", std::string(family.name));
+  for (const auto& [name, value] : labels) {
+    const auto label = std::find_if(family.labels.begin(), family.labels.end(),
+                                    [name = name](const MetricLabel* candidate) { return candidate->name == name; });
+    FARSPAN_CHECK(label != family.labels.end(), "name=", std::string(family.name), " label=", std::string(name));
+    const std::span<const std::string_view> values = (*label)->values;
+    FARSPAN_CHECK(values.empty() || std::find(values.begin(), values.end(), value) != values.end(),
+                  "name=", std::string(family.name), " value=", std::string(value));
+    all.emplace(name, value);
   }
-  return buckets;
+  return all;
 }
 
-const Buckets& TokenBuckets() {
-  static const Buckets buckets = {.0005, .001, .0015, .002, .003, .004, .006, .008, .01, .015,
-                                  .02,   .03,  .04,   .06,  .1,   .2,   .4,   1,    2,   5};
-  return buckets;
+prometheus::Counter* SeriesMaker::Counter(std::string_view name, Labels labels) {
+  const MetricFamily& family = Find(name, MetricType::kCounter);
+  return &prometheus::BuildCounter()
+              .Name(std::string(name))
+              .Help(std::string(family.help))
+              .Register(registry_)
+              .Add(AllLabels(family, labels));
 }
 
-const Buckets& RequestBuckets() {
-  static const Buckets buckets = {.01, .025, .05, .1, .2, .3, .5, .8,  1,   1.5, 2,   2.5,  5,
-                                  10,  15,   20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
-  return buckets;
+prometheus::Gauge* SeriesMaker::Gauge(std::string_view name, Labels labels) {
+  const MetricFamily& family = Find(name, MetricType::kGauge);
+  return &prometheus::BuildGauge()
+              .Name(std::string(name))
+              .Help(std::string(family.help))
+              .Register(registry_)
+              .Add(AllLabels(family, labels));
 }
 
-const Buckets& StageBuckets() {
-  static const Buckets buckets = {.001, .005, .01, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3000};
-  return buckets;
+prometheus::Histogram* SeriesMaker::Histogram(std::string_view name, Labels labels) {
+  const MetricFamily& family = Find(name, MetricType::kHistogram);
+  return &prometheus::BuildHistogram()
+              .Name(std::string(name))
+              .Help(std::string(family.help))
+              .Register(registry_)
+              .Add(AllLabels(family, labels), BoundsOf(*family.buckets, max_context_tokens_));
 }
 
-const Buckets& StepBuckets() {
-  static const Buckets buckets = {.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5};
-  return buckets;
-}
+double MetricSeconds(SteadyDuration duration) { return std::max(0.0, std::chrono::duration<double>(duration).count()); }
 
-const Buckets& RatioBuckets() {
-  static const Buckets buckets = {.01, .02, .05, .1, .15, .2, .3, .4, .5, .75, 1};
-  return buckets;
-}
-
-const Buckets& PeakBytesBuckets() {
-  static const Buckets buckets = PowersOfTwo(1 << 20, 64.0 * (1 << 30));
-  return buckets;
-}
-
-const Buckets& BatchTokensBuckets() { return IterationTokensBuckets(); }
-
-const Buckets& BatchPoliciesBuckets() {
-  static const Buckets buckets = {1, 2, 3, 4, 6, 8};
-  return buckets;
+void RaiseTo(double total, prometheus::Counter* counter) {
+  const double behind = total - counter->Value();
+  if (behind > 0) counter->Increment(behind);
 }
 
 }  // namespace farspan

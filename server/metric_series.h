@@ -1,64 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes series in a Prometheus registry with the labels that all of ours share, and the bucket bounds in one place.
+// Makes series of the families in the metric table, in a Prometheus registry.
 #pragma once
 
+#include <cstdint>
+#include <initializer_list>
+#include <map>
 #include <string>
-#include <vector>
+#include <string_view>
+#include <utility>
 
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include "engine/base/clock.h"
+#include "server/metric_table.h"
+
 namespace farspan {
 
-using Buckets = std::vector<double>;
-using Labels = std::map<std::string, std::string>;
-
-// One thread, while the server starts. The series belong to the registry.
+// One thread, while the server starts. The series belong to the registry. A family, label or label value that the
+// table does not have ends the process.
 class SeriesMaker {
  public:
-  // `prefix` is "farspan_" or "vllm:".
-  SeriesMaker(prometheus::Registry* registry, std::string prefix, Labels common)
-      : registry_(*registry), prefix_(std::move(prefix)), common_(std::move(common)) {}
+  using Labels = std::initializer_list<std::pair<std::string_view, std::string_view>>;
+  using LabelMap = std::map<std::string, std::string>;
 
-  prometheus::Counter* Counter(const std::string& name, const std::string& help, const Labels& labels = {}) {
-    return &prometheus::BuildCounter().Name(prefix_ + name).Help(help).Register(registry_).Add(All(labels));
-  }
-  prometheus::Gauge* Gauge(const std::string& name, const std::string& help, const Labels& labels = {}) {
-    return &prometheus::BuildGauge().Name(prefix_ + name).Help(help).Register(registry_).Add(All(labels));
-  }
-  prometheus::Histogram* Histogram(const std::string& name, const std::string& help, const Buckets& buckets,
-                                   const Labels& labels = {}) {
-    return &prometheus::BuildHistogram().Name(prefix_ + name).Help(help).Register(registry_).Add(All(labels), buckets);
-  }
+  // `common` are labels of every series.
+  SeriesMaker(prometheus::Registry* registry, LabelMap common, int64_t max_context_tokens)
+      : registry_(*registry), common_(std::move(common)), max_context_tokens_(max_context_tokens) {}
+
+  prometheus::Counter* Counter(std::string_view name, Labels labels = {});
+  prometheus::Gauge* Gauge(std::string_view name, Labels labels = {});
+  prometheus::Histogram* Histogram(std::string_view name, Labels labels = {});
 
  private:
-  Labels All(Labels labels) const {
-    labels.insert(common_.begin(), common_.end());
-    return labels;
-  }
+  LabelMap AllLabels(const MetricFamily& family, Labels labels) const;
 
   prometheus::Registry& registry_;
-  const std::string prefix_;
-  const Labels common_;
+  const LabelMap common_;
+  const int64_t max_context_tokens_;
 };
 
-// vLLM's.
-const Buckets& TimeToFirstTokenBuckets();
-const Buckets& VllmTokenBuckets();
-const Buckets& VllmRequestBuckets();
-const Buckets& IterationTokensBuckets();
-// 1, 2, 5, 10, ... up to `limit`.
-Buckets OneTwoFiveBuckets(double limit);
-// Ours: a small model decodes faster than vLLM's first bounds.
-const Buckets& TokenBuckets();
-const Buckets& RequestBuckets();
-const Buckets& StageBuckets();
-const Buckets& StepBuckets();
-const Buckets& RatioBuckets();
-const Buckets& PeakBytesBuckets();
-const Buckets& BatchTokensBuckets();
-const Buckets& BatchPoliciesBuckets();
+// At least 0: times of different threads may cross by a tick.
+double MetricSeconds(SteadyDuration duration);
+
+// Brings `counter`, a copy of a total that is kept elsewhere, up to it.
+void RaiseTo(double total, prometheus::Counter* counter);
 
 }  // namespace farspan

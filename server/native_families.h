@@ -1,68 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-// The families `farspan_`: labelled by model and attention policy, latencies by length of context too, since comparing
-// policies over different prompts compares prompts.
+// The families `farspan_` that the engine and its device fill: latency, memory and bytes read by policy; batches,
+// steps.
 #pragma once
 
 #include <array>
+#include <functional>
 #include <map>
 #include <string>
-#include <vector>
+#include <string_view>
 
-#include "absl/status/status.h"
-#include "absl/strings/string_view.h"
 #include "engine/metrics/metrics_sink.h"
 #include "server/metric_series.h"
 #include "server/prometheus_sink.h"
 
 namespace farspan {
 
-// Thread-safe once made.
+// Thread-safe once made, except Read.
 class NativeFamilies {
  public:
-  NativeFamilies(const MetricsOptions& options, prometheus::Registry* registry);
+  NativeFamilies(const MetricsOptions& options, SeriesMaker* maker);
 
   void OnStep(const StepEvent& event);
   void OnTraffic(const TrafficEvent& event);
-  void OnToken(absl::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens);
+  void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens);
   void OnRequestFinished(const RequestFinishedEvent& event);
-  void OnRejected(absl::string_view reason);
-  void OnCallEnded(absl::string_view method, absl::StatusCode code, SteadyDuration duration);
-  void OnDraining();
-  void Read(const MetricsReadings& readings);
+  void OnPreempted(std::string_view policy);
+  void OnPrefixLookup(const PrefixLookupEvent& event);
+  // One thread at a time.
+  void Read(const MetricsReadings& readings, const EngineGauges& gauges);
 
  private:
-  static constexpr size_t kNumBands = 5;
-  static constexpr size_t kNumReasons = 6;
-  static constexpr size_t kNumPhases = 2;
-  using BandHistograms = std::array<prometheus::Histogram*, kNumBands>;
-  using PhaseCounters = std::array<prometheus::Counter*, kNumPhases>;
+  using BandHistograms = std::array<prometheus::Histogram*, std::size(kContextBands)>;
+  using PhaseCounters = std::array<prometheus::Counter*, std::size(kPhases)>;
 
   struct PolicySeries {
     BandHistograms first_token, inter_token, per_token, end_to_end;
     prometheus::Histogram *queue, *prefill, *decode, *selected_ratio, *peak_bytes;
-    std::array<prometheus::Counter*, kNumReasons> finished;
-    prometheus::Counter *prompt_computed, *prompt_cached, *generated, *evicted;
+    std::array<prometheus::Counter*, std::size(kFinishReasons)> finished;
+    prometheus::Counter *prompt_computed, *prompt_cached, *generated, *evicted, *preempted, *queried, *hit;
     PhaseCounters read_bytes, dense_read_bytes, entries_selected, entries_candidate;
-  };
-  struct MethodSeries {
-    std::map<absl::StatusCode, prometheus::Counter*> calls;
-    prometheus::Histogram* seconds;
+    prometheus::Gauge *running, *waiting, *resident_bytes, *aux_bytes, *logical_tokens, *resident_tokens;
   };
 
-  static PolicySeries MakePolicy(const std::string& policy, SeriesMaker* maker);
-  static MethodSeries MakeMethod(const std::string& method, SeriesMaker* maker);
-  void MakeServerSeries(const MetricsOptions& options, SeriesMaker* maker);
-  PolicySeries& Of(absl::string_view policy);
+  static PolicySeries MakePolicy(std::string_view policy, const MetricsOptions& options, SeriesMaker* maker);
+  static void MakeHistograms(std::string_view policy, SeriesMaker* maker, PolicySeries* series);
+  static void MakeCounters(std::string_view policy, SeriesMaker* maker, PolicySeries* series);
+  static void SetGauges(const PolicyGauges& gauges, PolicySeries* series);
+  void MakeEngineSeries(const MetricsOptions& options, SeriesMaker* maker);
+  void ReadMemory(const MetricsReadings& readings, const EngineGauges& gauges);
+  PolicySeries& Of(std::string_view policy);
 
+  const int64_t kv_page_bytes_;
+  const int64_t kv_pages_total_;
   std::map<std::string, PolicySeries, std::less<>> policies_;
-  std::map<std::string, MethodSeries, std::less<>> methods_;
-  std::map<std::string, prometheus::Counter*, std::less<>> rejected_;
-  std::map<std::string, prometheus::Histogram*, std::less<>> step_seconds_;
-  prometheus::Histogram *prefill_tokens_, *decode_tokens_, *batch_policies_, *batch_requests_;
-  prometheus::Gauge *pages_free_, *pages_used_, *kv_free_bytes_, *kv_used_bytes_, *weight_bytes_, *running_, *waiting_;
-  prometheus::Gauge *draining_, *calls_active_;
-  // Totals kept elsewhere and copied when read; they only grow.
-  prometheus::Counter *connections_refused_, *accept_exhausted_, *log_lines_dropped_;
+  std::array<prometheus::Histogram*, std::size(kStepPhases)> step_seconds_;
+  std::array<prometheus::Histogram*, std::size(kPhases)> batch_tokens_;
+  prometheus::Histogram *batch_requests_, *batch_policies_;
+  std::map<std::string_view, prometheus::Gauge*> pages_;   // by state
+  std::map<std::string_view, prometheus::Gauge*> memory_;  // by kind
+  // Totals kept by the backend and copied when read.
+  PhaseCounters attention_seconds_, overhead_seconds_;
 };
 
 }  // namespace farspan

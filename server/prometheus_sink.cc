@@ -3,6 +3,7 @@
 
 #include <prometheus/text_serializer.h>
 
+#include "server/edge_families.h"
 #include "server/native_families.h"
 #include "server/vllm_families.h"
 
@@ -12,13 +13,21 @@ PrometheusSink::PrometheusSink() = default;
 PrometheusSink::~PrometheusSink() = default;
 
 void PrometheusSink::Open(const MetricsOptions& options) {
-  native_ = std::make_unique<NativeFamilies>(options, &registry_);
-  if (options.vllm_families) vllm_ = std::make_unique<VllmFamilies>(options, &registry_);
+  SeriesMaker native(&registry_, {{"model_name", options.model_name}}, options.shape.max_context_tokens);
+  native_ = std::make_unique<NativeFamilies>(options, &native);
+  edge_ = std::make_unique<EdgeFamilies>(options, &native);
+  if (!options.vllm_families) return;
+  SeriesMaker vllm(&registry_, {{"model_name", options.model_name}, {"engine", "0"}}, options.shape.max_context_tokens);
+  vllm_ = std::make_unique<VllmFamilies>(options, &vllm);
 }
 
 std::string PrometheusSink::Text(const MetricsReadings& readings) const {
-  if (native_) native_->Read(readings);
-  if (vllm_) vllm_->Read(readings);
+  {
+    MutexLock lock(&mutex_);
+    if (native_) native_->Read(readings, gauges_);
+    if (edge_) edge_->Read(readings);
+    if (vllm_) vllm_->Read(readings, gauges_);
+  }
   return prometheus::TextSerializer().Serialize(registry_.Collect());
 }
 
@@ -32,7 +41,7 @@ void PrometheusSink::OnTraffic(const TrafficEvent& event) {
 }
 
 void PrometheusSink::OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) {
-  if (native_) native_->OnToken(absl::string_view(policy.data(), policy.size()), first, gap, prompt_tokens);
+  if (native_) native_->OnToken(policy, first, gap, prompt_tokens);
   if (vllm_) vllm_->OnToken(first, gap);
 }
 
@@ -41,23 +50,41 @@ void PrometheusSink::OnRequestFinished(const RequestFinishedEvent& event) {
   if (vllm_) vllm_->OnRequestFinished(event);
 }
 
-// Read from the engine's snapshot when the page is asked for.
-void PrometheusSink::OnPreempted(std::string_view) {}
-void PrometheusSink::OnPrefixLookup(const PrefixLookupEvent&) {}
-void PrometheusSink::OnGauges(const EngineGauges&) {}
+void PrometheusSink::OnPreempted(std::string_view policy) {
+  if (native_) native_->OnPreempted(policy);
+  if (vllm_) vllm_->OnPreempted();
+}
+
+void PrometheusSink::OnPrefixLookup(const PrefixLookupEvent& event) {
+  if (native_) native_->OnPrefixLookup(event);
+  if (vllm_) vllm_->OnPrefixLookup(event);
+}
+
+void PrometheusSink::OnGauges(const EngineGauges& gauges) {
+  MutexLock lock(&mutex_);
+  gauges_ = gauges;
+}
 
 void PrometheusSink::OnRejected(absl::string_view reason) {
-  if (native_) native_->OnRejected(reason);
+  if (edge_) edge_->OnRejected(reason);
 }
 
 void PrometheusSink::OnCallStarted(absl::string_view) {}
 
 void PrometheusSink::OnCallEnded(absl::string_view method, absl::StatusCode code, SteadyDuration duration) {
-  if (native_) native_->OnCallEnded(method, code, duration);
+  if (edge_) edge_->OnCallEnded(method, code, duration);
+}
+
+void PrometheusSink::OnMessage(absl::string_view method, MessageDirection direction, int64_t bytes) {
+  if (edge_) edge_->OnMessage(method, direction, bytes);
+}
+
+void PrometheusSink::OnCompared(const ComparedEvent& event) {
+  if (edge_) edge_->OnCompared(event);
 }
 
 void PrometheusSink::OnDraining() {
-  if (native_) native_->OnDraining();
+  if (edge_) edge_->OnDraining();
 }
 
 }  // namespace farspan

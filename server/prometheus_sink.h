@@ -4,15 +4,17 @@
 // made from what a client sent.
 #pragma once
 
-#include <atomic>
-#include <functional>
-#include <map>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <prometheus/registry.h>
 
+#include "engine/attention/registry.h"
+#include "engine/backend/backend.h"
+#include "engine/base/model_shape.h"
+#include "engine/base/mutex.h"
 #include "engine/metrics/metrics_sink.h"
 #include "server/server_metrics.h"
 
@@ -21,28 +23,31 @@ namespace farspan {
 // What is fixed when serving starts.
 struct MetricsOptions {
   std::string model_name;
-  std::vector<std::string> policies;  // the registry's names: all that a label may be
-  int64_t max_context_tokens = 0;
+  std::vector<PolicyTraits> policies;  // the registry's: all that a label may be
+  std::string device = "cpu";
+  std::string architecture;
+  std::string weights_id;
+  ModelShape shape;
+  int64_t kv_pages_total = 0;
+  bool prefix_caching = false;
   bool vllm_families = true;
 };
 
 // What is read when the metrics are, rather than counted.
 struct MetricsReadings {
-  int64_t kv_pages_used = 0;
-  int64_t kv_pages_total = 0;
-  int64_t kv_page_tokens = 0;
-  int64_t kv_page_bytes = 0;
   int64_t requests_running = 0;
   int64_t requests_waiting = 0;
   int64_t calls_active = 0;
   int64_t connections_refused = 0;
   int64_t accept_exhausted = 0;
   int64_t log_lines_dropped = 0;
-  int64_t weight_bytes = 0;
+  std::array<int64_t, kNumMemoryKinds> memory_bytes{};  // by MemoryKind
+  std::array<SteadyDuration, kNumTimedOps> op_time{};   // by TimedOp
 };
 
-class VllmFamilies;
+class EdgeFamilies;
 class NativeFamilies;
+class VllmFamilies;
 
 // Thread-safe. Observations take a lock for some nanoseconds at most.
 class PrometheusSink final : public MetricsSink, public ServerMetrics {
@@ -67,12 +72,18 @@ class PrometheusSink final : public MetricsSink, public ServerMetrics {
   void OnRejected(absl::string_view reason) override;
   void OnCallStarted(absl::string_view method) override;
   void OnCallEnded(absl::string_view method, absl::StatusCode code, SteadyDuration duration) override;
+  void OnMessage(absl::string_view method, MessageDirection direction, int64_t bytes) override;
+  void OnCompared(const ComparedEvent& event) override;
   void OnDraining() override;
 
  private:
   prometheus::Registry registry_;
   std::unique_ptr<NativeFamilies> native_;
+  std::unique_ptr<EdgeFamilies> edge_;
   std::unique_ptr<VllmFamilies> vllm_;  // null when off
+  // The engine's state after its last step. Gauges are set from it when the page is made, so that they fit together.
+  mutable Mutex mutex_;
+  EngineGauges gauges_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace farspan

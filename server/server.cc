@@ -15,6 +15,24 @@ constexpr std::chrono::milliseconds kDrainPoll(20);
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
+MetricsOptions MetricsOptionsOf(const ServedModel& model, const ServerConfig& config) {
+  const Engine& engine = *model.engine;
+  const std::string backend(engine.backend().name());
+  MetricsOptions options;
+  options.model_name = model.name;
+  for (const PolicyRegistration& registration : model.policies.registrations()) {
+    options.policies.push_back(registration.traits);
+  }
+  options.device = backend.substr(0, backend.find('/'));
+  options.architecture = engine.model_info().architecture;
+  options.weights_id = engine.model_info().weights_id;
+  options.shape = model.shape;
+  options.kv_pages_total = engine.stats().kv_pages_total;
+  options.prefix_caching = engine.config().prefix_caching;
+  options.vllm_families = config.metrics_compat == MetricsCompat::kVllm;
+  return options;
+}
+
 }  // namespace
 
 absl::StatusOr<Ports> OpenPorts(const ServerConfig& config) {
@@ -46,14 +64,7 @@ Server::~Server() {
 absl::Status Server::Serve(std::unique_ptr<ServedModel> model) {
   model_ = std::move(model);
   Engine* const engine = model_->engine.get();
-  std::vector<std::string> policies;
-  for (const PolicyRegistration& registration : model_->policies.registrations()) {
-    policies.emplace_back(registration.traits.name);
-  }
-  metrics_.Open({.model_name = model_->name,
-                 .policies = std::move(policies),
-                 .max_context_tokens = model_->shape.max_context_tokens,
-                 .vllm_families = config_.metrics_compat == MetricsCompat::kVllm});
+  metrics_.Open(MetricsOptionsOf(*model_, config_));
   calls_ = std::make_unique<CallRegistry>(config_.max_streams_per_connection);
   delivery_ = std::make_unique<Delivery>([calls = calls_.get()] { calls->CheckStalled(Now()); });
   gate_ = std::make_unique<AdmissionGate>(
@@ -128,14 +139,15 @@ MetricsReadings Server::Read() const {
   if (!serving_.load()) return readings;
   const Engine& engine = *model_->engine;
   const EngineStats stats = engine.stats();
-  readings.kv_pages_used = stats.kv_pages_used;
-  readings.kv_pages_total = stats.kv_pages_total;
-  readings.kv_page_tokens = engine.shape().page_tokens;
-  readings.kv_page_bytes = engine.shape().kv_bytes_per_page();
   readings.requests_running = stats.requests_running;
   readings.requests_waiting = stats.requests_queued;
   readings.calls_active = calls_->num_calls();
-  readings.weight_bytes = engine.model_info().weight_bytes;
+  for (int i = 0; i < kNumMemoryKinds; ++i) {
+    readings.memory_bytes[static_cast<size_t>(i)] = engine.backend().MemoryBytes(static_cast<MemoryKind>(i));
+  }
+  for (int i = 0; i < kNumTimedOps; ++i) {
+    readings.op_time[static_cast<size_t>(i)] = engine.backend().OpTime(static_cast<TimedOp>(i));
+  }
   if (ready_.load()) {
     readings.connections_refused = grpc_->num_connections_refused();
     readings.accept_exhausted = grpc_->num_accept_exhausted();

@@ -4,12 +4,23 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "engine/base/clock.h"
 
 namespace farspan {
+
+enum class MessageDirection : uint8_t { kReceived, kSent };
+
+// One row of a comparison, beside its reference's.
+struct ComparedEvent {
+  absl::string_view policy;
+  absl::string_view reference;
+  std::optional<int64_t> first_divergence;  // as FirstDivergence
+  double token_agreement = 0;               // as TokenAgreement
+};
 
 // Thread-safe; must not block.
 class ServerMetrics {
@@ -19,6 +30,8 @@ class ServerMetrics {
   virtual void OnRejected(absl::string_view reason) = 0;
   virtual void OnCallStarted(absl::string_view method) = 0;
   virtual void OnCallEnded(absl::string_view method, absl::StatusCode code, SteadyDuration duration) = 0;
+  virtual void OnMessage(absl::string_view method, MessageDirection direction, int64_t bytes) = 0;
+  virtual void OnCompared(const ComparedEvent& event) = 0;
   virtual void OnDraining() = 0;
 };
 

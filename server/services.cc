@@ -52,14 +52,14 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceV1::Generate(grp
 grpc::ServerUnaryReactor* InferenceServiceV1::Tokenize(grpc::CallbackServerContext* context,
                                                        const v1::TokenizeRequest* request,
                                                        v1::TokenizeResponse* response) {
-  return RunUnaryCall(context, serving_, "Tokenize", static_cast<int64_t>(request->ByteSizeLong()),
+  return RunUnaryCall(context, serving_, "Tokenize", *request, *response,
                       [=, model = serving_->model] { return TokenizeText(*request, *model, response); });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceV1::Detokenize(grpc::CallbackServerContext* context,
                                                          const v1::DetokenizeRequest* request,
                                                          v1::DetokenizeResponse* response) {
-  return RunUnaryCall(context, serving_, "Detokenize", static_cast<int64_t>(request->ByteSizeLong()),
+  return RunUnaryCall(context, serving_, "Detokenize", *request, *response,
                       [=, model = serving_->model] { return DetokenizeIds(*request, *model, response); });
 }
 

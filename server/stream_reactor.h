@@ -15,6 +15,7 @@
 #include "engine/base/mutex.h"
 #include "server/call_registry.h"
 #include "server/error.h"
+#include "server/server_metrics.h"
 #include "server/status_grpc.h"
 
 namespace farspan {
@@ -26,7 +27,9 @@ inline constexpr std::chrono::seconds kUnreadLimitTime{30};
 template <typename Response>
 class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledCheck {
  public:
-  explicit StreamReactor(grpc::CallbackServerContext* context) : context_(context) {}
+  // `method` lives for ever, `metrics` longer than every call.
+  StreamReactor(grpc::CallbackServerContext* context, absl::string_view method, ServerMetrics* metrics)
+      : context_(context), method_(method), metrics_(metrics) {}
 
   // Dropped after End() and once the client is gone.
   void Push(Response response) {
@@ -64,6 +67,7 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledC
 
   void OnWriteDone(bool ok) final {
     MutexLock lock(&mutex_);
+    if (ok) metrics_->OnMessage(method_, MessageDirection::kSent, in_flight_bytes_);
     in_flight_.reset();
     unread_bytes_ = pending_.empty() ? 0 : unread_bytes_ - in_flight_bytes_;
     if (!ok) {
@@ -109,6 +113,8 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>, public StalledC
   }
 
   grpc::CallbackServerContext* const context_;
+  const absl::string_view method_;
+  ServerMetrics* const metrics_;
   std::atomic<bool> stalled_{false};  // ended by EndIfStalled
   Mutex mutex_;
   std::deque<Response> pending_ ABSL_GUARDED_BY(mutex_);

@@ -14,10 +14,17 @@ namespace {
 
 // Shared by the gRPC thread and the text pool, one after the other.
 struct UnaryCall {
-  UnaryCall(grpc::CallbackServerContext* call_context, absl::string_view method, ServerMetrics* metrics)
-      : context(call_context), reactor(call_context->DefaultReactor()), log(method, metrics) {}
+  UnaryCall(grpc::CallbackServerContext* call_context, absl::string_view call_method,
+            const google::protobuf::Message* call_response, ServerMetrics* server_metrics)
+      : context(call_context),
+        reactor(call_context->DefaultReactor()),
+        method(call_method),
+        response(call_response),
+        metrics(server_metrics),
+        log(method, metrics) {}
 
   absl::Status Admit(const ServingContext& serving, int64_t request_bytes) {
+    metrics->OnMessage(method, MessageDirection::kReceived, request_bytes);
     FARSPAN_RETURN_IF_ERROR(CheckRequestSize(request_bytes, *serving.config));
     FARSPAN_ASSIGN_OR_RETURN(slot, serving.calls->Enter(context->peer()));
     FARSPAN_ASSIGN_OR_RETURN(ticket, serving.gate->Take(request_bytes));
@@ -26,6 +33,9 @@ struct UnaryCall {
 
   void End(const absl::Status& status, bool accepted) {
     log.End(status, accepted);
+    if (status.ok()) {
+      metrics->OnMessage(method, MessageDirection::kSent, static_cast<int64_t>(response->ByteSizeLong()));
+    }
     ticket.Release();
     slot.Release();
     if (const std::optional<int64_t> pushback = RetryPushbackMilliseconds(status)) {
@@ -36,6 +46,9 @@ struct UnaryCall {
 
   grpc::CallbackServerContext* const context;
   grpc::ServerUnaryReactor* const reactor;
+  const absl::string_view method;
+  const google::protobuf::Message* const response;
+  ServerMetrics* const metrics;
   CallLog log;
   CallSlot slot;
   AdmissionTicket ticket;
@@ -44,11 +57,11 @@ struct UnaryCall {
 }  // namespace
 
 grpc::ServerUnaryReactor* RunUnaryCall(grpc::CallbackServerContext* context, const ServingContext* serving,
-                                       absl::string_view method, int64_t request_bytes,
-                                       std::function<absl::Status()> work) {
-  const auto call = std::make_shared<UnaryCall>(context, method, serving->metrics);
+                                       absl::string_view method, const google::protobuf::Message& request,
+                                       const google::protobuf::Message& response, std::function<absl::Status()> work) {
+  const auto call = std::make_shared<UnaryCall>(context, method, &response, serving->metrics);
   grpc::ServerUnaryReactor* const reactor = call->reactor;
-  absl::Status status = call->Admit(*serving, request_bytes);
+  absl::Status status = call->Admit(*serving, static_cast<int64_t>(request.ByteSizeLong()));
   if (status.ok() &&
       !serving->text_pool->TryRun([call, work = std::move(work)] { call->End(work(), /*accepted=*/true); })) {
     status = WithRetryAfter(MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueFull,

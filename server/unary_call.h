@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include <google/protobuf/message.h>
 #include <grpcpp/grpcpp.h>
 
 #include "absl/strings/string_view.h"
@@ -14,7 +15,7 @@ namespace farspan {
 // Admits the call like any other, runs `work` in the text pool, and ends the call with its status. `work` fills the
 // response, which like the request lives until then. `method` lives for ever.
 grpc::ServerUnaryReactor* RunUnaryCall(grpc::CallbackServerContext* context, const ServingContext* serving,
-                                       absl::string_view method, int64_t request_bytes,
-                                       std::function<absl::Status()> work);
+                                       absl::string_view method, const google::protobuf::Message& request,
+                                       const google::protobuf::Message& response, std::function<absl::Status()> work);
 
 }  // namespace farspan

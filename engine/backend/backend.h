@@ -18,8 +18,8 @@
 namespace farspan {
 
 // What memory is for; bytes are reported by kind, disjoint and summing to what the backend holds.
-enum class MemoryKind : uint8_t { kWeights, kKvPages, kActivations, kWorkspace };
-inline constexpr int kNumMemoryKinds = 4;
+enum class MemoryKind : uint8_t { kWeights, kKvPages, kSideData, kActivations, kWorkspace };
+inline constexpr int kNumMemoryKinds = 5;
 
 // Whose time is counted: what attention costs, and what choosing its entries adds.
 enum class TimedOp : uint8_t { kPrefillAttention, kDecodeAttention, kPrefillSelection, kDecodeSelection };

@@ -26,6 +26,8 @@ absl::string_view MemoryKindName(MemoryKind kind) {
       return "weights";
     case MemoryKind::kKvPages:
       return "KV pages";
+    case MemoryKind::kSideData:
+      return "side data of KV pages";
     case MemoryKind::kActivations:
       return "activations";
     case MemoryKind::kWorkspace:

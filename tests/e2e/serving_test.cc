@@ -324,37 +324,6 @@ TEST(ServingTest, ReflectionCanBeOnAndOff) {
   EXPECT_EQ(ReflectedServices(without), "");
 }
 
-// Names and labels of all series, without values.
-std::vector<std::string> SeriesOf(const std::string& metrics) {
-  std::vector<std::string> series;
-  std::istringstream lines(metrics);
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.empty() && line[0] != '#') series.push_back(line.substr(0, line.rfind(' ')));
-  }
-  return series;
-}
-
-TEST(ServingTest, MetricsCountWhatHappensAndNeverGrowASeries) {
-  ServerHarness harness;
-  const auto [code, before] = harness.Get("/metrics");
-  ASSERT_EQ(code, 200);
-  for (int i = 0; i < 40; ++i) {
-    v1::GenerateRequest request = GreedyRequest("junk", 2);
-    request.mutable_spec()->set_model("junk-" + std::to_string(i));
-    request.mutable_spec()->set_client_request_id("junk-" + std::to_string(i));
-    harness.Generate(request);
-  }
-  harness.Generate(GreedyRequest("hello", 5));
-  ASSERT_TRUE(harness.WaitForIdlePages());
-  const std::string after = harness.Get("/metrics").second;
-  EXPECT_EQ(SeriesOf(after), SeriesOf(before));
-  EXPECT_THAT(after, HasSubstr("vllm:generation_tokens_total{engine=\"0\",model_name=\"tiny\"} 5\n"));
-  EXPECT_THAT(after, HasSubstr("reason=\"model_not_found\"} 40\n"));
-  EXPECT_THAT(after, HasSubstr("farspan_requests_finished_total{attention_policy=\"dense\",finish_reason=\"length\","
-                               "model_name=\"tiny\"} 1\n"));
-  EXPECT_THAT(after, Not(HasSubstr("junk")));
-}
-
 TEST(ServingTest, WhatClientsSayAppearsInNoLogAndNoMetric) {
   ServerHarness harness;
   const std::string canary = "canary-5f3a";

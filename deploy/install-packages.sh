@@ -10,7 +10,7 @@ readonly build_packages=(
   ca-certificates python3 python3-pip
 )
 readonly test_packages=(libgtest-dev libgmock-dev)
-readonly check_packages=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 shellcheck)
+readonly check_packages=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 prometheus shellcheck)
 
 usage() {
   cat <<'TEXT'
@@ -19,7 +19,8 @@ usage: deploy/install-packages.sh [--tests] [--checks] [--missing]
 Installs what the build needs with apt-get, through sudo where you are not root.
 
   --tests    also what the tests need (GoogleTest)
-  --checks   also what the sanitizer and fuzz builds need (clang 14, clang-format, shellcheck)
+  --checks   also what the sanitizer and fuzz builds need (clang 14, clang-format, shellcheck), and the tests
+             of metrics and dashboards (prometheus)
   --missing  only print the packages that are missing, one a line
 TEXT
 }

@@ -3,11 +3,16 @@
 
 #include <gmock/gmock.h>
 
+#include <filesystem>
+#include <fstream>
 #include <set>
+#include <sstream>
 #include <string>
 
 namespace farspan {
 namespace {
+
+using ::testing::IsEmpty;
 
 TEST(MetricTableTest, NamesAreUniqueAndFound) {
   std::set<std::string_view> names;
@@ -40,6 +45,49 @@ TEST(MetricTableTest, OurNamesFollowTheCustomsOfPrometheus) {
       EXPECT_NE(family.name.find(family.unit), std::string_view::npos) << family.name;
     }
   }
+}
+
+// The words of a file that are names of metrics, by their prefix.
+std::set<std::string> MetricNamesIn(const std::filesystem::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  const std::string content = text.str();
+  const auto is_part = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == ':'; };
+  std::set<std::string> names;
+  for (size_t begin = 0; begin < content.size(); ++begin) {
+    size_t end = begin;
+    while (end < content.size() && is_part(content[end])) ++end;
+    const std::string word = content.substr(begin, end - begin);
+    if (word.starts_with("farspan_") || word.starts_with("vllm:")) names.insert(word);
+    begin = std::max(begin, end);
+  }
+  return names;
+}
+
+bool IsExported(const std::string& name) {
+  if (FindMetric(name) != nullptr) return FindMetric(name)->type != MetricType::kHistogram;
+  for (const std::string_view suffix : {"_bucket", "_sum", "_count"}) {
+    if (!name.ends_with(suffix)) continue;
+    const MetricFamily* const family = FindMetric(name.substr(0, name.size() - suffix.size()));
+    if (family != nullptr) return family->type == MetricType::kHistogram;
+  }
+  return false;
+}
+
+// A panel or an alert that names a family which does not exist is silent for ever.
+TEST(MetricTableTest, DashboardsAndRulesNameOnlyFamiliesOfTheTable) {
+  size_t num_names = 0;
+  std::vector<std::string> unknown;
+  for (const char* folder : {"deploy/grafana/dashboards", "deploy/prometheus"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      for (const std::string& name : MetricNamesIn(entry.path())) {
+        ++num_names;
+        if (!IsExported(name)) unknown.push_back(entry.path().string() + ": " + name);
+      }
+    }
+  }
+  EXPECT_GT(num_names, 20u);
+  EXPECT_THAT(unknown, IsEmpty());
 }
 
 }  // namespace

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Prometheus scrapes a real server under load; every expression of every dashboard must then have data.
+
+usage: dashboards_test.py ROOT FARSPAN_SERVER FARSPAN
+
+The server runs the hash model; the load is every policy of this build through the `farspan` command. Prometheus gets the
+shipped configuration with the target and the scrape interval changed. Exit status 77 is a skip.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+EXIT_SKIPPED = 77
+DEADLINE_SECONDS = 50.0
+POLL_SECONDS = 0.1
+
+MODEL = "hash:step_us=500,decode_us_per_row=200"
+MODEL_NAME = "load"
+DATA_SOURCE = "${DS_PROMETHEUS}"
+# What Grafana would put in for its variables.
+VARIABLES = {
+    "$__rate_interval": "1m",
+    "$model_name": MODEL_NAME,
+    "$attention_policy": ".*",
+    "$context_band": "le4k",
+}
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+class Failure(Exception):
+    """What the test found wrong, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A query of a dashboard and where it stands."""
+
+    place: str
+    text: str
+
+    def filled(self) -> str:
+        """With Grafana's variables replaced."""
+        text = self.text
+        for name, value in VARIABLES.items():
+            text = text.replace(name, value)
+        if "$" in text:
+            raise Failure(f"{self.place}: unknown variable in {self.text}")
+        return text
+
+
+class Process:
+    """A program that runs until the test ends; its output goes to a file."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._name = Path(command[0]).name
+        self._log = log
+        with log.open("w", encoding="utf-8") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def until(self, what: str, deadline: float, attempt: Callable[[], T | None]) -> T:
+        """The first answer of `attempt` that is not None; fails when the process ends or at the deadline."""
+        while True:
+            answer = attempt()
+            if answer is not None:
+                return answer
+            try:
+                self._process.wait(timeout=POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() < deadline:
+                    continue
+            raise Failure(f"{what}: not in time, or {self._name} has ended; it said:\n{self.output()[-2000:]}")
+
+    def output(self) -> str:
+        """All it has written."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def logged(self, pattern: str) -> re.Match[str] | None:
+        """Where its output matches, if it does by now."""
+        return re.search(pattern, self.output())
+
+
+class Prometheus:
+    """The HTTP API of a Prometheus server."""
+
+    def __init__(self, port: str) -> None:
+        self._base = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 (JSON)
+        """The `data` of an answer."""
+        url = f"{self._base}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return json.load(reply)["data"]
+
+    def finite(self, expression: str) -> list[float] | None:
+        """The finite values of an instant query; None where there are none."""
+        try:
+            result = self.get("query", query=expression)["result"]
+        except urllib.error.HTTPError as error:
+            raise Failure(f"{expression}: {error.read().decode()}") from error
+        values = [float(sample["value"][1]) for sample in result]
+        return [value for value in values if math.isfinite(value)] or None
+
+    def label_values(self, query: str) -> list[str]:
+        """What Grafana's `label_values(selector, label)` lists."""
+        match = re.fullmatch(r"label_values\((.*), *(\w+)\)", query)
+        if match is None:
+            raise Failure(f"not a label_values query: {query}")
+        return list(self.get(f"label/{match[2]}/values", **{"match[]": match[1]}))
+
+
+def dashboards(root: Path) -> Iterator[tuple[str, Json]]:
+    """Every shipped dashboard by name."""
+    paths = sorted((root / "deploy/grafana/dashboards").glob("*.json"))
+    if not paths:
+        raise Failure("no dashboard is shipped")
+    for path in paths:
+        yield path.name, json.loads(path.read_text(encoding="utf-8"))
+
+
+def panels(dashboard: Json) -> Iterator[Json]:
+    """All panels, those inside collapsed rows included."""
+    for panel in dashboard["panels"]:
+        yield panel
+        yield from panel.get("panels", [])
+
+
+def expressions(name: str, dashboard: Json) -> Iterator[Expression]:
+    """Every query of a dashboard's panels."""
+    for panel in panels(dashboard):
+        for target in panel.get("targets", []):
+            yield Expression(f"{name}: {panel['title']} {target['refId']}", target["expr"])
+
+
+def check_form(name: str, dashboard: Json) -> None:
+    """What makes a dashboard work where it is provisioned: fixed uid, own data source, panels that do not overlap."""
+    if not dashboard.get("uid") or "id" in dashboard:
+        raise Failure(f"{name}: a provisioned dashboard has a uid and no id")
+    variables = [variable["name"] for variable in dashboard["templating"]["list"]]
+    if variables != ["DS_PROMETHEUS", "model_name", "attention_policy", "context_band"]:
+        raise Failure(f"{name}: unexpected variables {variables}")
+    ids: set[int] = set()
+    cells: set[tuple[int, int]] = set()
+    for panel in panels(dashboard):
+        place = panel["gridPos"]
+        own = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        if panel["id"] in ids or own & cells or place["x"] + place["w"] > 24:
+            raise Failure(f"{name}: panel {panel['title']} has another's id or place")
+        ids.add(panel["id"])
+        cells |= own
+        if panel["type"] == "row":
+            continue
+        sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+        if any(source != {"type": "prometheus", "uid": DATA_SOURCE} for source in sources):
+            raise Failure(f"{name}: panel {panel['title']} does not use the variable DS_PROMETHEUS")
+
+
+def write_configuration(root: Path, scratch: Path, metrics_port: str) -> Path:
+    """The shipped configuration, aimed at the test's server and in a hurry."""
+    shutil.copytree(root / "deploy/prometheus", scratch / "prometheus")
+    path = scratch / "prometheus/prometheus.yml"
+    text = path.read_text(encoding="utf-8")
+    for old, new in (
+        ("farspan:8002", f"127.0.0.1:{metrics_port}"),
+        ("scrape_interval: 5s", "scrape_interval: 1s"),
+        ("evaluation_interval: 15s", "evaluation_interval: 1s"),
+    ):
+        if text.count(old) != 1:
+            raise Failure(f"{path.name}: expected '{old}' once")
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run_load(cli: str, grpc_port: str, policies: list[str], deadline: float) -> None:
+    """Every policy in one batch on one prompt, in two waves so that the second finds the prompt cached; a comparison."""
+    prompt = "All the world is a stage, and all the men and women are merely players. " * 12
+    common = ["--server", f"127.0.0.1:{grpc_port}", "--prompt", prompt, "--temperature", "0", "--max-tokens", "60"]
+    others = [argument for policy in policies for argument in ("--attention", policy)]
+    wave = [[cli, "generate", *common, "--ignore-eos", "--attention", policy] for policy in policies]
+    for commands in (wave, wave, [[cli, "compare", *common, "--reference", "dense", *others]]):
+        running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
+        for command, process in zip(commands, running, strict=True):
+            _, errors = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
+            if process.returncode != 0:
+                raise Failure(f"farspan {command[1]}: exit status {process.returncode}: {errors.decode()}")
+
+
+def check_data(prometheus: Prometheus, process: Process, root: Path, deadline: float) -> int:
+    """Every expression has a finite value, every variable an option, every rule is healthy; how many expressions."""
+    wanted = [expression for name, dashboard in dashboards(root) for expression in expressions(name, dashboard)]
+    for expression in wanted:
+        query = expression.filled()
+        process.until(f"{expression.place} has no data: {query}", deadline, partial(prometheus.finite, query))
+    for name, dashboard in dashboards(root):
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            query = Expression(f"{name}: {variable['name']}", variable["query"]["query"]).filled()
+            current = variable["current"]["value"]
+            options = prometheus.label_values(query)
+            if not options or (isinstance(current, str) and current not in options):
+                raise Failure(f"{name}: {variable['name']} has the options {options}, chosen is {current}")
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+    unhealthy = [f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] == "err"]
+    if unhealthy or not rules:
+        raise Failure(f"rules: {unhealthy or 'none was loaded'}")
+    return len(wanted)
+
+
+def run(root: Path, server_path: str, cli_path: str) -> str:
+    """The whole test; what it saw."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    for name, dashboard in dashboards(root):
+        check_form(name, dashboard)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        flags = [
+            "--grpc-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--drain-notice-seconds",
+            "0",
+            "--drain-timeout-seconds",
+            "1",
+        ]
+        server = stack.enter_context(
+            Process(
+                [server_path, "--model", MODEL, "--served-model-name", MODEL_NAME, "--threads", "1", *flags],
+                scratch / "server.log",
+            )
+        )
+        ports = server.until(
+            "the server's ports",
+            deadline,
+            lambda: server.logged(r'"grpc_port":(\d+),"metrics_port":(\d+)'),
+        )
+        configuration = write_configuration(root, scratch, ports[2])
+        process = stack.enter_context(
+            Process(
+                [
+                    "prometheus",
+                    f"--config.file={configuration}",
+                    f"--storage.tsdb.path={scratch / 'data'}",
+                    "--web.listen-address=127.0.0.1:0",
+                    "--log.format=logfmt",
+                ],
+                scratch / "prometheus.log",
+            )
+        )
+        listening = process.until(
+            "Prometheus' port", deadline, lambda: process.logged(r'msg="Listening on" address=127\.0\.0\.1:(\d+)')
+        )
+        prometheus = Prometheus(listening[1])
+        # Rates need a sample from before the load.
+        process.until("the first scrape", deadline, partial(prometheus.finite, 'up{job="farspan"} == 1'))
+        policies = prometheus.label_values("label_values(farspan_policy_info, attention_policy)")
+        run_load(cli_path, ports[1], policies, deadline)
+        count = check_data(prometheus, process, root, deadline)
+    return f"{count} expressions have data under the policies {', '.join(policies)}"
+
+
+def main() -> int:
+    """Exit status: 0 when all is well."""
+    if shutil.which("prometheus") is None:
+        print("skipped: prometheus is not installed (Debian package prometheus)")
+        return EXIT_SKIPPED
+    root, server_path, cli_path = sys.argv[1:]
+    try:
+        print(run(Path(root), server_path, cli_path))
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,12 @@ absl::Status EngineLoop::Apply(const BuiltBatch& built) {
     parts_->metrics->OnTraffic(
         {.policy = sequence.request().policy->name(), .prefill = run.prefill, .traffic = run.traffic});
     sequence.CompleteStep(run.drop);
-    FARSPAN_RETURN_IF_ERROR(ApplyLogits(run, &sequence, &logits));
+    const absl::Status status = ApplyLogits(run, &sequence, &logits);
+    if (absl::IsResourceExhausted(status)) {
+      sequence.SetOutcome({.reason = FinishReason::kError, .status = status});
+    } else if (!status.ok()) {
+      return status;
+    }
   }
   return absl::OkStatus();
 }

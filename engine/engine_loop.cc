@@ -61,7 +61,13 @@ bool EngineLoop::Step() {
   ReportPlan(plan);
   if (plan.runs.empty()) return true;
   const BuiltBatch built = BuildBatch(plan, parts_->model->shape(), &scheduler_);
-  if (const absl::Status status = RunBatch(built); !status.ok()) {
+  const absl::Status status = RunBatch(built);
+  if (absl::IsResourceExhausted(status)) {
+    Log().error("a step was abandoned: {}", std::string(status.message()));
+    AbandonStep(built);
+    return true;
+  }
+  if (!status.ok()) {
     Fail(status);
     return true;
   }
@@ -152,6 +158,20 @@ void EngineLoop::ReportStart(Sequence* sequence) {
 absl::Status EngineLoop::RunBatch(const BuiltBatch& built) {
   FARSPAN_RETURN_IF_ERROR(parts_->model->Forward(built.forward, *parts_->kv_cache));
   return Apply(built);
+}
+
+// One request of the batch makes room, the one that would be preempted first; the others run again without it.
+void EngineLoop::AbandonStep(const BuiltBatch& built) {
+  Sequence* last = nullptr;
+  for (const BatchRun& run : built.runs) {
+    Sequence& sequence = scheduler_.sequence(run.id);
+    if (sequence.in_flight() == 0) continue;
+    sequence.AbandonStep();
+    if (last == nullptr || Scheduler::RanksBefore(*last, sequence)) last = &sequence;
+  }
+  FARSPAN_CHECK(last != nullptr);
+  last->SetOutcome({.reason = FinishReason::kError,
+                    .status = absl::ResourceExhaustedError("there was no memory to run the request's next step")});
 }
 
 void EngineLoop::Fail(const absl::Status& fault) {

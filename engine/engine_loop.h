@@ -45,6 +45,7 @@ class EngineLoop {
   void DrawToken(Sequence* sequence, std::span<float> logits);
   void ReportToken(Sequence* sequence, TokenId token, std::vector<TokenLogprobs> logprobs);
   void DecideOutcome(Sequence* sequence, TokenId token);
+  void AbandonStep(const BuiltBatch& built);
   void Fail(const absl::Status& fault);
   void PoisonFreedPages();
   void PublishGauges();

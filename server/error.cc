@@ -93,8 +93,8 @@ absl::Status EndedEarly(const FinishedEvent& event) {
     return MakeError(absl::StatusCode::kUnavailable, reason::kDeviceLost, "the device that runs the model failed",
                      metadata);
   }
-  if (absl::IsInvalidArgument(event.status) || absl::IsResourceExhausted(event.status)) {
-    return MakeError(event.status.code(), reason::kKvNeverFits, event.status.message(), metadata);
+  if (absl::IsResourceExhausted(event.status)) {
+    return MakeError(absl::StatusCode::kResourceExhausted, reason::kOutOfMemory, event.status.message(), metadata);
   }
   // The engine's own words may name internals; they are logged, not sent.
   return MakeError(absl::StatusCode::kInternal, reason::kInternal, "the request failed inside the server", metadata);

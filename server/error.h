@@ -30,6 +30,7 @@ inline constexpr absl::string_view kTenantQuota = "TENANT_QUOTA";
 inline constexpr absl::string_view kQueueTimeout = "QUEUE_TIMEOUT";
 inline constexpr absl::string_view kConnectionLimit = "CONNECTION_LIMIT";
 inline constexpr absl::string_view kSlowReader = "SLOW_READER";
+inline constexpr absl::string_view kOutOfMemory = "OUT_OF_MEMORY";
 inline constexpr absl::string_view kDraining = "DRAINING";
 inline constexpr absl::string_view kDeviceLost = "DEVICE_LOST";
 inline constexpr absl::string_view kDeadlineExceeded = "DEADLINE_EXCEEDED";

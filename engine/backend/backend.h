@@ -79,7 +79,8 @@ class Backend {
   virtual void PrefillAttention(const kernels::PrefillAttentionArgs& args) = 0;
 
   virtual StepTicket Submit() = 0;
-  // Returns when the step has completed; a sticky device fault is INTERNAL here and at every later call.
+  // Returns when the step has completed. RESOURCE_EXHAUSTED when there was no memory for one of its ops: what the step
+  // wrote is undefined, later steps may run. A sticky device fault is INTERNAL here and at every later call.
   virtual absl::Status Wait(StepTicket ticket) = 0;
 
   template <typename T>

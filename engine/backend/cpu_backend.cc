@@ -107,11 +107,11 @@ class HostCpuBackend final : public Backend {
 
   absl::Status Upload(void* device, std::span<const std::byte> host) override {
     if (!host.empty()) std::memcpy(device, host.data(), host.size());
-    return fault_;
+    return absl::OkStatus();
   }
   absl::Status Download(std::span<std::byte> host, const void* device) override {
     if (!host.empty()) std::memcpy(host.data(), device, host.size());
-    return fault_;
+    return absl::OkStatus();
   }
   const void* Stage(std::span<const std::byte> host) override { return host.data(); }
 
@@ -134,7 +134,7 @@ class HostCpuBackend final : public Backend {
   StepTicket Submit() override { return StepTicket{++submitted_}; }
   absl::Status Wait(StepTicket ticket) override {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
-    return fault_;
+    return std::exchange(step_status_, absl::OkStatus());
   }
 
  private:
@@ -143,12 +143,12 @@ class HostCpuBackend final : public Backend {
         absl::StrCat("cannot allocate ", size_bytes, " bytes of host memory for ", MemoryKindName(kind)));
   }
 
-  // Grows `*memory` to at least `size_bytes`, losing its contents; false (and a sticky fault) where there is no memory.
+  // Grows `*memory` to at least `size_bytes`, losing its contents; false, failing the step, where there is no memory.
   bool Reserve(int64_t size_bytes, AlignedMemory* memory) {
     if (size_bytes <= memory->size_bytes()) return true;
     AlignedMemory grown(size_bytes);
     if (grown.data() == nullptr) {
-      if (fault_.ok()) fault_ = absl::InternalError(AllocationError(size_bytes, MemoryKind::kWorkspace).message());
+      step_status_ = AllocationError(size_bytes, MemoryKind::kWorkspace);
       return false;
     }
     ledger_.Add(MemoryKind::kWorkspace, size_bytes - memory->size_bytes());
@@ -178,7 +178,7 @@ class HostCpuBackend final : public Backend {
   AlignedMemory decode_partials_;
   kernels::DecodeSplits decode_splits_;
   uint64_t submitted_ = 0;
-  absl::Status fault_;  // sticky
+  absl::Status step_status_;  // of the step that is being enqueued
 };
 
 void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {

@@ -59,6 +59,10 @@ HashModel::HashModel(const ModelShape& shape, int64_t max_batch_rows, const Hash
 absl::Status HashModel::Forward(const ForwardBatch& batch, KvCache& kv) {
   const SteadyTime end = Clock::Real()->Now() + StepTime(batch);
   if (fail_from_call_ >= 0 && num_calls_++ >= fail_from_call_) return absl::InternalError("planted device fault");
+  if (calls_without_memory_ > 0) {
+    --calls_without_memory_;
+    return absl::ResourceExhaustedError("planted lack of memory");
+  }
   states_.clear();
   for (size_t row = 0; row < batch.token_ids.size(); ++row) {
     states_.push_back(EmbeddedState(batch.positions[row], batch.token_ids[row]));

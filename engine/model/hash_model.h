@@ -51,6 +51,8 @@ class HashModel final : public Model {
 
   // From this call of Forward on, counted from zero, it fails as a device would.
   void FailForwardFrom(int64_t call) { fail_from_call_ = call; }
+  // This many calls of Forward from now on find no memory, one after the other; they write nothing.
+  void ExhaustMemoryFor(int64_t calls) { calls_without_memory_ = calls; }
   // Rows at this position get a NaN logit.
   void PoisonLogitsAt(int64_t position) { nan_position_ = position; }
   // Reads of a cached token that is not the one the entry names, over all calls.
@@ -81,6 +83,7 @@ class HashModel final : public Model {
   std::vector<float> logits_;
   int64_t num_calls_ = 0;
   int64_t fail_from_call_ = -1;
+  int64_t calls_without_memory_ = 0;
   int64_t nan_position_ = -1;
   int64_t num_bad_reads_ = 0;
 };

@@ -42,6 +42,11 @@ StepPlan Scheduler::Plan(SteadyTime now) const {
       .Plan();
 }
 
+bool Scheduler::RanksBefore(const Sequence& a, const Sequence& b) {
+  if (a.request().priority != b.request().priority) return a.request().priority < b.request().priority;
+  return a.id() < b.id();
+}
+
 Committed Scheduler::Commit(const StepPlan& plan, SteadyTime now) {
   Committed committed;
   for (const auto& sequence : running_) PublishPages(index_, sequence.get());

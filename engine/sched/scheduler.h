@@ -52,6 +52,9 @@ class Scheduler {
   // Queues a sequence whose max_pages() fit the pool; the samples of a request in order, the leader first.
   void Add(std::unique_ptr<Sequence> sequence);
 
+  // The order of running requests, which preemption takes from the end of.
+  static bool RanksBefore(const Sequence& a, const Sequence& b);
+
   // The next step at `now`.
   StepPlan Plan(SteadyTime now) const;
 

@@ -83,6 +83,8 @@ class Sequence {
 
   // The step in flight has completed; `drop` is what its plan lets go, released by the next commit.
   void CompleteStep(TokenRange drop);
+  // The step in flight came to nothing; its tokens are computed again.
+  void AbandonStep() { in_flight_ = 0; }
   // A token drawn or forced after the last one.
   void AppendToken(TokenId token, SteadyTime now);
 

@@ -51,11 +51,6 @@ std::optional<Outcome> OutcomeAt(const Sequence& sequence, SteadyTime now) {
   return std::nullopt;
 }
 
-bool RanksBefore(const Sequence& a, const Sequence& b) {
-  if (a.request().priority != b.request().priority) return a.request().priority < b.request().priority;
-  return a.id() < b.id();
-}
-
 // A leader's pages serve a fork while they hold the whole prompt, or all that its last token reads.
 bool CanBeForked(const Sequence& leader) {
   return leader.in_flight() == 0 && leader.computed() >= leader.prompt_tokens() &&
@@ -95,7 +90,8 @@ void StepPlanner::PlanEnds() {
       ranked_.push_back(sequence.get());
     }
   }
-  std::sort(ranked_.begin(), ranked_.end(), [](const Sequence* a, const Sequence* b) { return RanksBefore(*a, *b); });
+  std::sort(ranked_.begin(), ranked_.end(),
+            [](const Sequence* a, const Sequence* b) { return Scheduler::RanksBefore(*a, *b); });
   for (const auto& sequence : view_.waiting) {
     if (std::optional<Outcome> outcome = OutcomeAt(*sequence, now_)) {
       plan_.retire.push_back({sequence->id(), *std::move(outcome)});
@@ -319,7 +315,7 @@ bool StepPlanner::MakeRoom(int64_t pages, const Sequence& sequence) {
   while (pages > pages_) {
     const Sequence* victim = nullptr;
     for (const Sequence* other : ranked_) {
-      if (RanksBefore(sequence, *other) && !taken_pages_.contains(other->id())) victim = other;
+      if (Scheduler::RanksBefore(sequence, *other) && !taken_pages_.contains(other->id())) victim = other;
     }
     if (victim == nullptr) return false;
     preempted_for_pages_ = true;

@@ -236,6 +236,26 @@ TEST(EngineSharingTest, SamplesInATightPoolStillAgree) {
   }
 }
 
+TEST(EngineSharingTest, AStepWithoutMemoryCostsOneRequestAndTheOthersGoOn) {
+  EngineHarness harness;
+  std::vector<LiveRequest> requests;
+  for (int i = 0; i < 4; ++i) requests.push_back(harness.Submit(harness.MakeRequest(MakePrompt(20 + i, i), 12)));
+  for (int i = 0; i < 3; ++i) harness.engine().TEST_Step();
+  harness.model().ExhaustMemoryFor(2);
+  harness.StepUntilIdle();
+  for (int i = 0; i < 4; ++i) {
+    const RecordingOutput& output = *requests[static_cast<size_t>(i)].output;
+    if (i < 2) {
+      EXPECT_EQ(output.tokens(), ExpectedTokens(MakePrompt(20 + i, i), 12));
+    } else {
+      EXPECT_EQ(output.finished()->reason, FinishReason::kError);
+      EXPECT_TRUE(absl::IsResourceExhausted(output.finished()->status)) << output.finished()->status;
+    }
+  }
+  EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
+  EXPECT_THAT(harness.engine().stats().fault, IsOk());
+}
+
 TEST(EngineSharingTest, ARequestNotBegunInTimeIsGivenUp) {
   EngineHarness harness({.engine = {.max_num_seqs = 1}});
   const LiveRequest running = harness.Submit(harness.MakeRequest(MakePrompt(10, 1), 50));

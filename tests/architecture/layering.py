@@ -123,6 +123,7 @@ LAYERS: tuple[Layer, ...] = (
         ("abseil", "spdlog", "protobuf", "grpc", "prometheus", "boost", "json"),
     ),
     Layer(("clients/",), ("clients/",), ("abseil", "protobuf", "grpc", "json")),
+    Layer(("clients/scrape/",), ("clients/scrape/",), ("abseil", "boost")),
     Layer(("tests/",), ("tests/", "engine/", "server/", "clients/"), tuple(name for name, _ in LIBRARIES)),
 )
 

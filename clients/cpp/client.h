@@ -30,6 +30,8 @@ struct ClientOptions {
   // A silent connection is probed this often while a call runs, and given up when a probe is not answered in time.
   std::chrono::milliseconds keepalive_interval{30'000};
   std::chrono::milliseconds keepalive_timeout{10'000};
+  // A connection of its own; otherwise clients of one target share one, and with it the server's limit of calls on it.
+  bool own_connection = false;
   // Plain text when null.
   std::shared_ptr<grpc::ChannelCredentials> credentials;
 };

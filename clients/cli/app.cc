@@ -95,7 +95,7 @@ Outcome Dispatch(const std::vector<std::string>& arguments, Console* console) {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
-  for (const auto create : {NewGenerateCommand, NewChatCommand, NewCompareCommand, NewPoliciesCommand,
+  for (const auto create : {NewGenerateCommand, NewChatCommand, NewCompareCommand, NewBenchCommand, NewPoliciesCommand,
                             NewTokenizeCommand, NewInfoCommand, NewHealthCommand}) {
     commands.push_back(create());
   }

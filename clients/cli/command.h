@@ -56,6 +56,7 @@ std::string VariableWarning(absl::string_view name);
 std::unique_ptr<Command> NewGenerateCommand();
 std::unique_ptr<Command> NewChatCommand();
 std::unique_ptr<Command> NewCompareCommand();
+std::unique_ptr<Command> NewBenchCommand();
 std::unique_ptr<Command> NewPoliciesCommand();
 std::unique_ptr<Command> NewTokenizeCommand();
 std::unique_ptr<Command> NewInfoCommand();

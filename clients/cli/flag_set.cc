@@ -158,6 +158,9 @@ absl::Status FlagSet::Parse(const std::vector<std::string>& arguments) const {
       value = arguments[++i];
     }
     if (absl::Status status = Prefixed(flag->name, flag->set(*value)); !status.ok()) return status;
+    for (; flag->several && i + 1 < arguments.size() && !absl::StartsWith(arguments[i + 1], "--"); ++i) {
+      if (absl::Status status = Prefixed(flag->name, flag->set(arguments[i + 1])); !status.ok()) return status;
+    }
   }
   return absl::OkStatus();
 }
@@ -173,8 +176,8 @@ std::string FlagSet::Help(int columns) const {
     for (const Flag& flag : flags_) {
       if (flag.group != group) continue;
       absl::StrAppend(&help, "  --", flag.value_name.empty() ? "[no-]" : "", flag.name,
-                      flag.value_name.empty() ? "" : " ", flag.value_name, flag.repeated ? " ..." : "", "\n",
-                      Wrap(flag.doc, 6, columns));
+                      flag.value_name.empty() ? "" : " ", flag.value_name, flag.repeated || flag.several ? " ..." : "",
+                      "\n", Wrap(flag.doc, 6, columns));
     }
   }
   return help;

@@ -19,6 +19,7 @@ struct Flag {
   std::string doc;         // sentences
   std::string group;       // heading in the help
   bool repeated = false;   // each occurrence adds a value; otherwise the last one counts
+  bool several = false;    // takes every argument up to the next flag as a value
   // Takes the value ("true" or "false" for a switch); an error's message follows "--name: ".
   std::function<absl::Status(const std::string&)> set;
 };

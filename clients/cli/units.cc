@@ -26,8 +26,9 @@ double ToSeconds(const google::protobuf::Duration& duration) {
   return static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) * 1e-9;
 }
 
-std::string DurationText(const google::protobuf::Duration& duration) {
-  const double seconds = ToSeconds(duration);
+std::string DurationText(const google::protobuf::Duration& duration) { return SecondsText(ToSeconds(duration)); }
+
+std::string SecondsText(double seconds) {
   return seconds < 0.9995 ? absl::StrCat(ThreeDigits(seconds * 1e3), " ms") : absl::StrCat(ThreeDigits(seconds), " s");
 }
 

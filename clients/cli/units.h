@@ -14,6 +14,7 @@ std::string BytesText(int64_t bytes);
 
 // "12.3 s", "45.6 ms".
 std::string DurationText(const google::protobuf::Duration& duration);
+std::string SecondsText(double seconds);
 
 double ToSeconds(const google::protobuf::Duration& duration);
 

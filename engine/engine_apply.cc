@@ -16,8 +16,8 @@ absl::Status EngineLoop::Apply(const BuiltBatch& built) {
     Sequence& sequence = scheduler_.sequence(run.id);
     RequestStatistics& statistics = sequence.statistics();
     (run.prefill ? statistics.prefill : statistics.decode).Add(run.traffic);
-    statistics.peak_resident_bytes = std::max(statistics.peak_resident_bytes,
-                                              sequence.block_table().num_resident_pages() * shape.kv_bytes_per_page());
+    const int64_t held_pages = sequence.block_table().num_resident_pages() - sequence.num_inherited_pages();
+    statistics.peak_resident_bytes = std::max(statistics.peak_resident_bytes, held_pages * shape.kv_bytes_per_page());
     parts_->metrics->OnTraffic(
         {.policy = sequence.request().policy->name(), .prefill = run.prefill, .traffic = run.traffic});
     sequence.CompleteStep(run.drop);

@@ -65,7 +65,14 @@ void Sequence::ApplyPendingDrop() {
 void Sequence::Fork(const Sequence& leader) {
   block_table_.ShareFrom(leader.block_table_, prompt_tokens());
   if (block_table_.dropped_tokens() > 0) chain_.Close();
+  forked_ = true;
   SkipTo(prompt_tokens() - 1);
+}
+
+int64_t Sequence::num_inherited_pages() const {
+  if (!forked_) return 0;
+  const int64_t full_pages = (prompt_tokens() - 1) / block_table_.page_tokens();
+  return std::max<int64_t>(0, full_pages - block_table_.dropped_tokens() / block_table_.page_tokens());
 }
 
 void Sequence::SkipTo(int64_t tokens) {
@@ -79,6 +86,7 @@ void Sequence::Preempt() {
   block_table_.Clear();
   chain_.Reset();
   computed_ = 0;
+  forked_ = false;
   pending_drop_ = {};
   ++statistics_.preemptions;
 }

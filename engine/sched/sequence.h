@@ -74,6 +74,8 @@ class Sequence {
   void CountOvertaking() { ++times_overtaken_; }
   // Begins with the leader's pages, as if all of the prompt but its last token had been computed here.
   void Fork(const Sequence& leader);
+  // Pages that it holds and its leader counts: full pages of the prompt, shared since the fork.
+  int64_t num_inherited_pages() const;
   // The block table was filled with pages that hold the first `tokens`; nothing is computed yet.
   void SkipTo(int64_t tokens);
   // Returns every page: the tokens stay, their keys and values will be computed again.
@@ -105,6 +107,7 @@ class Sequence {
   int64_t in_flight_ = 0;
   int64_t reported_prompt_tokens_ = 0;
   int times_overtaken_ = 0;
+  bool forked_ = false;  // since it last held no pages
   TokenRange pending_drop_;
   BlockTable block_table_;
   PageChain chain_;

@@ -184,6 +184,8 @@ TEST(EngineSharingTest, ForkingCostsACopyOfOnePageASample) {
   EXPECT_EQ(harness.engine().stats().kv_pages_used, 13 + 3) << "13 pages of prompt, not 52";
   harness.StepUntilIdle();
   EXPECT_EQ(live.output->finished()->reason, FinishReason::kLength);
+  EXPECT_EQ(live.output->finished()->statistics.peak_resident_bytes,
+            (13 + 3) * harness.model().shape().kv_bytes_per_page());
 }
 
 TEST(EngineSharingTest, OneSampleMayStopWhileOthersGoOn) {

@@ -110,10 +110,14 @@ void StepPlanner::PlanEnds() {
 
 // A better priority may take the place of a worse one, where that is enough to begin.
 void StepPlanner::PlanPriorityPreemptions() {
+  const auto beats_last = [this](const std::unique_ptr<Sequence>& waiting) {
+    return waiting->request().priority < ranked_.back()->request().priority;
+  };
+  if (ranked_.empty() || std::none_of(view_.waiting.begin(), view_.waiting.end(), beats_last)) return;
   const std::vector<Candidate> candidates = Candidates();
   if (candidates.empty()) return;
   const Sequence& best = *candidates[BestOf(candidates)].sequence;
-  if (ranked_.empty() || ranked_.back()->request().priority <= best.request().priority) return;
+  if (ranked_.back()->request().priority <= best.request().priority) return;
   const PrefixMatch match = FindPrefix(best, view_.index, view_.pool);
   const auto fits = [&]() { return seats_ > 0 && Fits(best, match); };
   const StepPlanner before = *this;
@@ -182,23 +186,23 @@ void StepPlanner::PlanChunks() {
 }
 
 void StepPlanner::PlanAdmissions() {
-  if (preempted_for_pages_) return;
+  if (preempted_for_pages_ || seats_ == 0 || chunk_rows_ == 0) return;
   std::vector<Candidate> candidates = Candidates();
   std::vector<SequenceId> blocked;
-  while (!candidates.empty() && seats_ > 0 && chunk_rows_ > 0) {
+  int passes_left = Scheduler::kMaxOvertaken;  // of those that are blocked
+  while (!candidates.empty() && seats_ > 0 && chunk_rows_ > 0 && passes_left > 0) {
     const size_t best = BestOf(candidates);
     const Sequence& sequence = *candidates[best].sequence;
     candidates.erase(candidates.begin() + static_cast<std::ptrdiff_t>(best));
     const PrefixMatch match = FindPrefix(sequence, view_.index, view_.pool);
     if (Fits(sequence, match) && Admit(sequence, match)) {
       plan_.overtaken.insert(plan_.overtaken.end(), blocked.begin(), blocked.end());
+      if (!blocked.empty()) --passes_left;
       continue;
     }
     blocked.push_back(sequence.id());
-    if (sequence.times_overtaken() + static_cast<int>(plan_.admit.size()) >= Scheduler::kMaxOvertaken ||
-        blocked.size() >= kMaxBlocked) {
-      break;
-    }
+    passes_left = std::min(passes_left, Scheduler::kMaxOvertaken - sequence.times_overtaken());
+    if (blocked.size() >= kMaxBlocked) break;
   }
 }
 

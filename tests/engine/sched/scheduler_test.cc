@@ -27,6 +27,9 @@ struct RequestOptions {
 
 class SchedulerTest : public ::testing::Test {
  protected:
+  explicit SchedulerTest(const SchedulerLimits& limits = {.max_num_seqs = 4, .max_num_batched_tokens = 10})
+      : limits_(limits) {}
+
   SequenceId Add(int64_t prompt_tokens, int64_t max_tokens, const RequestOptions& options = {}) {
     v1::AttentionSpec spec;
     EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(options.attention, &spec));
@@ -95,7 +98,7 @@ class SchedulerTest : public ::testing::Test {
   }
 
   using RunList = std::vector<std::pair<int, int64_t>>;
-  const SchedulerLimits limits_{.max_num_seqs = 4, .max_num_batched_tokens = 10};
+  const SchedulerLimits limits_;
   PagePool pool_{20};
   PrefixIndex index_{&pool_};
   std::vector<std::shared_ptr<RequestGroup>> groups_;
@@ -186,6 +189,90 @@ TEST_F(SchedulerTest, WindowHoldsNoMorePagesThanItsReservation) {
   EXPECT_LE(most, reserved);
   EXPECT_GE(scheduler_.sequence(id).num_tokens(), 70);
   EXPECT_LE(pool_.num_used(), 1 + 3);
+}
+
+TEST_F(SchedulerTest, TheLastInRankMakesRoomAndComesBackWithItsTokens) {
+  Add(20, 30);
+  Add(20, 30);  // 20 pages hold 80 tokens; together they come to 100
+  StepPlan plan;
+  while (plan.preempt.empty()) plan = Step();
+  ASSERT_EQ(plan.preempt.size(), 1u);
+  EXPECT_EQ(static_cast<int>(plan.preempt[0]), 1);
+  EXPECT_TRUE(plan.admit.empty()) << "nothing is admitted by the plan that preempts";
+  const int64_t generated = scheduler_.waiting()[0]->num_generated();
+  EXPECT_GT(generated, 10);
+  EXPECT_EQ(scheduler_.waiting()[0]->computed(), 0);
+  handles_[0]->Cancel();
+  EXPECT_EQ(Runs(Step()), (RunList{{1, 10}}));
+  EXPECT_EQ(Runs(Step()), (RunList{{1, 10}}));
+  EXPECT_EQ(Runs(Step()), (RunList{{1, 10}})) << "generated tokens follow as decode rows";
+  EXPECT_EQ(scheduler_.sequence(SequenceId{1}).num_generated(), generated) << "none is drawn anew";
+}
+
+TEST_F(SchedulerTest, AWorsePriorityIsPreemptedBeforeALaterArrival) {
+  Add(20, 30, {.priority = 1});
+  Add(20, 30);
+  StepPlan plan;
+  while (plan.preempt.empty()) plan = Step();
+  EXPECT_EQ(static_cast<int>(plan.preempt[0]), 0);
+}
+
+TEST_F(SchedulerTest, ForksShareEveryPageAndCopyTheOneTheyWrite) {
+  Add(10, 8, {.num_samples = 3});
+  EXPECT_EQ(Runs(Step()), (RunList{{0, 10}}));
+  EXPECT_EQ(scheduler_.num_waiting(), 2) << "samples wait for the prompt";
+  EXPECT_EQ(pool_.num_used(), 3);
+  const StepPlan plan = Step();
+  EXPECT_EQ(plan.forks.size(), 2u);
+  EXPECT_EQ(Runs(plan), (RunList{{0, 1}, {1, 1}, {2, 1}}));
+  EXPECT_EQ(num_copies_, 2) << "the last one to write has the page alone";
+  EXPECT_EQ(pool_.num_used(), 2 + 3);
+}
+
+TEST_F(SchedulerTest, EqualPromptsComputedAtOnceEndUpInOneSetOfPages) {
+  Add(9, 20, {.use_prefix_cache = true});
+  Add(9, 20, {.use_prefix_cache = true});
+  for (int step = 0; step < 4; ++step) Step();
+  EXPECT_EQ(pool_.num_used(), 2 + 1 + 1) << "two full pages shared, each its own last one";
+}
+
+TEST_F(SchedulerTest, NoMoreThanSomePassARequestThatDoesNotFit) {
+  Add(52, 28);
+  for (int step = 0; step < 6; ++step) Step();
+  Add(40, 4);  // needs 10 of the 7 pages left
+  std::vector<SequenceId> small;
+  for (int i = 0; i < 2 * Scheduler::kMaxOvertaken; ++i) small.push_back(Add(2, 1));
+  int64_t passed = 0;
+  for (int step = 0; step < 20; ++step) {
+    passed += static_cast<int64_t>(Step().admit.size());
+    for (const auto& sequence : scheduler_.running()) {
+      if (sequence->id() != SequenceId{0} && sequence->num_generated() > 0) {
+        sequence->SetOutcome({.reason = FinishReason::kLength});
+      }
+    }
+  }
+  EXPECT_EQ(passed, Scheduler::kMaxOvertaken);
+}
+
+class TimedSchedulerTest : public SchedulerTest {
+ protected:
+  TimedSchedulerTest()
+      : SchedulerTest({.max_num_seqs = 4,
+                       .max_num_batched_tokens = 60,
+                       .max_inter_token_latency = std::chrono::milliseconds(30)}) {}
+};
+
+TEST_F(TimedSchedulerTest, APromptTakesNoMoreOfAStepThanDecodesCanWaitFor) {
+  Add(4, 9);
+  Step();
+  for (int i = 0; i < 20; ++i) scheduler_.ObserveStep(std::chrono::milliseconds(5), 1, 0);
+  for (int i = 0; i < 20; ++i) scheduler_.ObserveStep(std::chrono::milliseconds(65), 1, 60);
+  Add(60, 2);
+  const StepPlan plan = Step();
+  ASSERT_EQ(plan.runs.size(), 2u);
+  EXPECT_NEAR(static_cast<double>(plan.runs[1].num_tokens), 25, 1) << "5 ms for the decode row, 25 for the prompt";
+  handles_[0]->Cancel();
+  EXPECT_GT(Step().runs[0].num_tokens, 30) << "nobody waits any more";
 }
 
 TEST_F(SchedulerTest, EndingAllRetiresEverythingAndReturnsEveryPage) {

@@ -140,7 +140,11 @@ void EngineLoop::ReportPlan(const StepPlan& plan) {
     }
     ReportStart(&sequence);
   }
-  for (const StepPlan::Fork& fork : plan.forks) ReportStart(&scheduler_.sequence(fork.id));
+  for (const StepPlan::Fork& fork : plan.forks) {
+    // A preempted sample comes back as a fork too, where its leader has just computed their prompt again.
+    Sequence& sequence = scheduler_.sequence(fork.id);
+    if (sequence.statistics().preemptions == 0) ReportStart(&sequence);
+  }
   for (const SequenceId id : plan.preempt) {
     for (const auto& sequence : scheduler_.waiting()) {
       if (sequence->id() == id) parts_->metrics->OnPreempted(sequence->request().policy->name());

@@ -238,6 +238,23 @@ TEST(EngineSharingTest, SamplesInATightPoolStillAgree) {
   }
 }
 
+TEST(EngineSharingTest, APreemptedSampleThatIsForkedAgainLeavesTheQueueOnce) {
+  const auto run = [](int64_t num_pages) {
+    HarnessOptions options = TightPool();
+    options.num_pages = num_pages;
+    EngineHarness harness(options);
+    Request request = harness.MakeRequest(MakePrompt(14, 1), 60);
+    request.num_samples = 8;
+    request.sampling = {.temperature = 1, .seed = 3};
+    const LiveRequest live = harness.Generate(std::move(request));
+    EXPECT_EQ(live.output->finished()->statistics.preemptions > 0, num_pages < 100) << num_pages;
+    EXPECT_EQ(harness.engine().stats().requests_queued, 0);
+    return live.output;
+  };
+  const auto tight = run(24), ample = run(1000);
+  for (int sample = 0; sample < 8; ++sample) EXPECT_EQ(tight->tokens(sample), ample->tokens(sample)) << sample;
+}
+
 TEST(EngineSharingTest, AStepWithoutMemoryCostsOneRequestAndTheOthersGoOn) {
   EngineHarness harness;
   std::vector<LiveRequest> requests;

@@ -31,8 +31,11 @@ EXIT_SKIPPED = 77
 DEADLINE_SECONDS = 50.0
 POLL_SECONDS = 0.1
 
-MODEL = "hash:step_us=500,decode_us_per_row=200"
+MODEL = "hash:step_us=2000"
 MODEL_NAME = "load"
+SEATS = 16
+# The most that one request may need, so that the seats together need far more and preempt one another.
+KV_CACHE_BYTES = 524288
 DATA_SOURCE = "${DS_PROMETHEUS}"
 # What Grafana would put in for its variables.
 VARIABLES = {
@@ -41,6 +44,9 @@ VARIABLES = {
     "$attention_policy": ".*",
     "$context_band": "le4k",
 }
+
+# Panels that may show nothing but zeros: no policy of the load keeps side data in the hash model, which has no kernels.
+MAY_BE_ZERO = {"Side data", "Time in attention"}
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -54,7 +60,8 @@ class Failure(Exception):
 class Expression:
     """A query of a dashboard and where it stands."""
 
-    place: str
+    dashboard: str
+    panel: str
     text: str
 
     def filled(self) -> str:
@@ -63,8 +70,13 @@ class Expression:
         for name, value in VARIABLES.items():
             text = text.replace(name, value)
         if "$" in text:
-            raise Failure(f"{self.place}: unknown variable in {self.text}")
+            raise Failure(f"{self.dashboard}: {self.panel}: unknown variable in {self.text}")
         return text
+
+    def is_answered_by(self, values: list[float], num_policies: int) -> bool:
+        """Whether the values are data: one for each policy where it has one for each, and not all zero."""
+        enough = num_policies if re.search(r"\bby \([^)]*attention_policy", self.text) else 1
+        return len(values) >= enough and (self.panel in MAY_BE_ZERO or max(values) > 0)
 
 
 class Process:
@@ -121,14 +133,14 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=5) as reply:
             return json.load(reply)["data"]
 
-    def finite(self, expression: str) -> list[float] | None:
-        """The finite values of an instant query; None where there are none."""
+    def finite(self, expression: str) -> list[float]:
+        """The finite values of an instant query."""
         try:
             result = self.get("query", query=expression)["result"]
         except urllib.error.HTTPError as error:
             raise Failure(f"{expression}: {error.read().decode()}") from error
         values = [float(sample["value"][1]) for sample in result]
-        return [value for value in values if math.isfinite(value)] or None
+        return [value for value in values if math.isfinite(value)]
 
     def label_values(self, query: str) -> list[str]:
         """What Grafana's `label_values(selector, label)` lists."""
@@ -158,7 +170,7 @@ def expressions(name: str, dashboard: Json) -> Iterator[Expression]:
     """Every query of a dashboard's panels."""
     for panel in panels(dashboard):
         for target in panel.get("targets", []):
-            yield Expression(f"{name}: {panel['title']} {target['refId']}", target["expr"])
+            yield Expression(name, panel["title"], target["expr"])
 
 
 def check_form(name: str, dashboard: Json) -> None:
@@ -205,31 +217,59 @@ def write_configuration(root: Path, scratch: Path, metrics_port: str) -> Path:
     return path
 
 
-def run_load(cli: str, grpc_port: str, policies: list[str], deadline: float) -> None:
-    """Every policy in one batch on one prompt, in two waves so that the second finds the prompt cached; a comparison."""
-    prompt = "All the world is a stage, and all the men and women are merely players. " * 12
-    common = ["--server", f"127.0.0.1:{grpc_port}", "--prompt", prompt, "--temperature", "0", "--max-tokens", "60"]
+def finish(command: list[str], status: int, deadline: float, process: subprocess.Popen[bytes]) -> None:
+    """Waits for a call of the command line to end as it should."""
+    try:
+        _, errors = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise Failure(f"farspan {command[1]}: not in time") from None
+    if process.returncode != status:
+        raise Failure(f"farspan {command[1]}: exit status {process.returncode}: {errors.decode()}")
+
+
+def run_load(call: list[str], policies: list[str], deadline: float) -> None:
+    """Every policy in one batch on one prompt, in two waves so that the second finds the prompt cached; a comparison; a
+    call that is refused."""
+    cli, *flags = call
+    prompt = ["--prompt", "All the world is a stage, and all the men and women are merely players. " * 12]
+    flags = [*flags, *prompt, "--temperature", "0", "--max-tokens", "60"]
     others = [argument for policy in policies for argument in ("--attention", policy)]
-    wave = [[cli, "generate", *common, "--ignore-eos", "--attention", policy] for policy in policies]
-    for commands in (wave, wave, [[cli, "compare", *common, "--reference", "dense", *others]]):
+    wave = [[cli, "generate", *flags, "--ignore-eos", "--attention", policy] for policy in policies]
+    for commands in (wave, wave, [[cli, "compare", *flags, "--reference", "dense", *others]]):
         running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
         for command, process in zip(commands, running, strict=True):
-            _, errors = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
-            if process.returncode != 0:
-                raise Failure(f"farspan {command[1]}: exit status {process.returncode}: {errors.decode()}")
+            finish(command, 0, deadline, process)
+    refused = subprocess.run([cli, "generate", *flags, "--model", "another"], capture_output=True, check=False)
+    if refused.returncode == 0:
+        raise Failure("a request for another model was not refused")
 
 
-def check_data(prometheus: Prometheus, process: Process, root: Path, deadline: float) -> int:
-    """Every expression has a finite value, every variable an option, every rule is healthy; how many expressions."""
+def long_calls(call: list[str], policies: list[str]) -> Iterator[list[str]]:
+    """Calls that fill the seats for as long as the checks take: one a policy, and samples until some must wait."""
+    cli, *flags = call
+    base = [cli, "generate", *flags, "--ignore-eos", "--max-tokens", "8000", "--temperature", "1"]
+    for number, policy in enumerate(policies):
+        yield [*base, "--attention", policy, "--prompt", f"{number}"]
+    for number in range(SEATS // 8):
+        yield [*base, "--prompt", f"samples {number}", "--n", "8"]
+
+
+def check_data(prometheus: Prometheus, server: Process, root: Path, policies: list[str], deadline: float) -> int:
+    """Every expression has data, every variable an option, every rule is healthy; how many expressions."""
     wanted = [expression for name, dashboard in dashboards(root) for expression in expressions(name, dashboard)]
     for expression in wanted:
         query = expression.filled()
-        process.until(f"{expression.place} has no data: {query}", deadline, partial(prometheus.finite, query))
+
+        def answer(expression: Expression = expression, query: str = query) -> bool | None:
+            return expression.is_answered_by(prometheus.finite(query), len(policies)) or None
+
+        server.until(f"{expression.dashboard}: {expression.panel} has no data: {query}", deadline, answer)
     for name, dashboard in dashboards(root):
         for variable in dashboard["templating"]["list"]:
             if variable["type"] != "query":
                 continue
-            query = Expression(f"{name}: {variable['name']}", variable["query"]["query"]).filled()
+            query = Expression(name, variable["name"], variable["query"]["query"]).filled()
             current = variable["current"]["value"]
             options = prometheus.label_values(query)
             if not options or (isinstance(current, str) and current not in options):
@@ -241,6 +281,27 @@ def check_data(prometheus: Prometheus, process: Process, root: Path, deadline: f
     return len(wanted)
 
 
+def start_server(stack: ExitStack, path: str, scratch: Path, deadline: float) -> tuple[Process, str, str]:
+    """And the ports of gRPC and of the metrics."""
+    flags = ["--threads", "1", "--max-num-seqs", str(SEATS), "--kv-cache-bytes", str(KV_CACHE_BYTES)]
+    flags += ["--grpc-port", "0", "--metrics-port", "0", "--drain-notice-seconds", "0", "--drain-timeout-seconds", "1"]
+    command = [path, "--model", MODEL, "--served-model-name", MODEL_NAME, *flags]
+    server = stack.enter_context(Process(command, scratch / "server.log"))
+    ports = server.until("the server", deadline, lambda: server.logged(r'"grpc_port":(\d+),"metrics_port":(\d+)'))
+    return server, ports[1], ports[2]
+
+
+def start_prometheus(stack: ExitStack, configuration: Path, deadline: float) -> tuple[Process, Prometheus]:
+    """On a free port."""
+    scratch = configuration.parent
+    command = ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={scratch / 'data'}"]
+    command += ["--web.listen-address=127.0.0.1:0", "--log.format=logfmt"]
+    process = stack.enter_context(Process(command, scratch / "prometheus.log"))
+    listening = r'msg="Listening on" address=127\.0\.0\.1:(\d+)'
+    port = process.until("Prometheus", deadline, lambda: process.logged(listening))
+    return process, Prometheus(port[1])
+
+
 def run(root: Path, server_path: str, cli_path: str) -> str:
     """The whole test; what it saw."""
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -248,49 +309,17 @@ def run(root: Path, server_path: str, cli_path: str) -> str:
         check_form(name, dashboard)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        flags = [
-            "--grpc-port",
-            "0",
-            "--metrics-port",
-            "0",
-            "--drain-notice-seconds",
-            "0",
-            "--drain-timeout-seconds",
-            "1",
-        ]
-        server = stack.enter_context(
-            Process(
-                [server_path, "--model", MODEL, "--served-model-name", MODEL_NAME, "--threads", "1", *flags],
-                scratch / "server.log",
-            )
-        )
-        ports = server.until(
-            "the server's ports",
-            deadline,
-            lambda: server.logged(r'"grpc_port":(\d+),"metrics_port":(\d+)'),
-        )
-        configuration = write_configuration(root, scratch, ports[2])
-        process = stack.enter_context(
-            Process(
-                [
-                    "prometheus",
-                    f"--config.file={configuration}",
-                    f"--storage.tsdb.path={scratch / 'data'}",
-                    "--web.listen-address=127.0.0.1:0",
-                    "--log.format=logfmt",
-                ],
-                scratch / "prometheus.log",
-            )
-        )
-        listening = process.until(
-            "Prometheus' port", deadline, lambda: process.logged(r'msg="Listening on" address=127\.0\.0\.1:(\d+)')
-        )
-        prometheus = Prometheus(listening[1])
+        server, grpc_port, metrics_port = start_server(stack, server_path, scratch, deadline)
+        call = [cli_path, "--server", f"127.0.0.1:{grpc_port}"]
+        process, prometheus = start_prometheus(stack, write_configuration(root, scratch, metrics_port), deadline)
         # Rates need a sample from before the load.
-        process.until("the first scrape", deadline, partial(prometheus.finite, 'up{job="farspan"} == 1'))
+        scraped = partial(prometheus.finite, 'up{job="farspan"} == 1')
+        process.until("the first scrape", deadline, lambda: scraped() or None)
         policies = prometheus.label_values("label_values(farspan_policy_info, attention_policy)")
-        run_load(cli_path, ports[1], policies, deadline)
-        count = check_data(prometheus, process, root, deadline)
+        run_load(call, policies, deadline)
+        for number, command in enumerate(long_calls(call, policies)):
+            stack.enter_context(Process(command, scratch / f"call{number}.log"))
+        count = check_data(prometheus, server, root, policies, deadline)
     return f"{count} expressions have data under the policies {', '.join(policies)}"
 
 

@@ -2,10 +2,7 @@
 #include "server/prometheus_sink.h"
 
 #include <gmock/gmock.h>
-#include <sys/wait.h>
 
-#include <cstdio>
-#include <fstream>
 #include <map>
 #include <numeric>
 #include <set>
@@ -19,12 +16,12 @@
 #include "server/metric_table.h"
 #include "server/model_loader.h"
 #include "server/request_parser.h"
+#include "tests/server/metrics_options.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace farspan {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -71,25 +68,6 @@ Page Parse(const std::string& text) {
     page.series.push_back(std::move(series));
   }
   return page;
-}
-
-MetricsOptions OptionsForTest() {
-  MetricsOptions options;
-  options.model_name = "tiny";
-  const PolicyRegistry registry = BuiltinPolicies();
-  for (const PolicyRegistration& registration : registry.registrations()) {
-    options.policies.push_back(registration.traits);
-  }
-  options.architecture = "llama";
-  options.weights_id = "1234";
-  options.shape = {.num_layers = 2,
-                   .num_heads = 4,
-                   .num_kv_heads = 2,
-                   .head_dim = 16,
-                   .max_context_tokens = 4096,
-                   .vocab_size = 300};
-  options.kv_pages_total = 100;
-  return options;
 }
 
 class PrometheusSinkTest : public ::testing::Test {
@@ -306,7 +284,36 @@ TEST_F(PrometheusSinkTest, JunkReasonsMakeNoSeries) {
   EXPECT_EQ(Sum(Read(), "farspan_requests_rejected_total", {{"reason", "other"}}), kJunk);
 }
 
-// What a client can say, through the parser, into the sink as calls do it.
+// What a client can say, through the parser, into the sink as calls do it: a model, a policy, or a tenant, an id and a
+// priority that are accepted.
+v1::GenerateRequest JunkRequest(int i, const std::string& junk) {
+  v1::GenerateRequest request;
+  request.mutable_spec()->mutable_prompt()->set_text("a");
+  request.mutable_spec()->set_client_request_id(junk);
+  v1::AttentionSpec* const attention = request.mutable_attention();
+  switch (i % 3) {
+    case 0:
+      request.mutable_spec()->set_model(junk);
+      break;
+    case 1:
+      // No policy of this build has such a number.
+      attention->GetReflection()->MutableUnknownFields(attention)->AddLengthDelimited(1000 + i, junk);
+      break;
+    default:
+      attention->mutable_window()->set_window_tokens(100 + i % 1000);
+  }
+  return request;
+}
+
+void Finish(const Request& request, PrometheusSink* sink) {
+  const RequestStatistics statistics = {.prompt_tokens = 1, .generated_tokens = 1};
+  sink->OnToken(request.policy->name(), true, {}, 1);
+  sink->OnRequestFinished({.policy = request.policy->name(),
+                           .reason = FinishReason::kLength,
+                           .request = &request,
+                           .statistics = &statistics});
+}
+
 TEST(MetricCardinalityTest, JunkRequestsMakeNoSeries) {
   const TinyCheckpoint checkpoint;
   const CommandLine line =
@@ -318,73 +325,25 @@ TEST(MetricCardinalityTest, JunkRequestsMakeNoSeries) {
   ASSERT_NE(model, nullptr) << error.sentence;
   sink.Open(OptionsForTest());
   const std::vector<std::string> before = Names(sink.Text({}));
-  int64_t num_refused = 0;
+  int64_t num_finished = 0;
   for (int i = 0; i < kJunk; ++i) {
     const std::string junk = absl::StrCat("junk-", i);
-    v1::GenerateRequest request;
-    request.mutable_spec()->mutable_prompt()->set_text("a");
-    request.mutable_spec()->set_client_request_id(junk);
-    if (i % 2 == 0) {
-      request.mutable_spec()->set_model(junk);
+    const absl::StatusOr<ParsedGeneration> parsed =
+        ParseGeneration(JunkRequest(i, junk), {.request_id = junk, .tenant = junk}, *model);
+    if (parsed.ok()) {
+      ++num_finished;
+      Finish(parsed->request, &sink);
     } else {
-      // A policy that this build does not know: its field number is beyond all of ours.
-      request.mutable_attention()
-          ->GetReflection()
-          ->MutableUnknownFields(request.mutable_attention())
-          ->AddLengthDelimited(1000 + i, junk);
+      sink.OnRejected(ReasonOf(parsed.status()));
     }
-    const absl::StatusOr<ParsedGeneration> parsed = ParseGeneration(request, {.request_id = junk}, *model);
-    if (parsed.ok()) continue;
-    ++num_refused;
-    sink.OnRejected(ReasonOf(parsed.status()));
   }
-  EXPECT_EQ(num_refused, kJunk);
+  EXPECT_EQ(num_finished, kJunk / 3);
   const std::string after = sink.Text({});
   EXPECT_EQ(Names(after), before);
-  EXPECT_EQ(Sum(Parse(after), "farspan_requests_rejected_total"), kJunk);
+  EXPECT_EQ(Sum(Parse(after), "farspan_requests_finished_total", {{"attention_policy", "window"}}), num_finished);
+  EXPECT_EQ(Sum(Parse(after), "farspan_requests_rejected_total"), kJunk - num_finished);
   EXPECT_EQ(Sum(Parse(after), "farspan_requests_rejected_total", {{"reason", "other"}}), 0);
   EXPECT_THAT(after, Not(HasSubstr("junk")));
-}
-
-// What `promtool check metrics` says of `text`, by line; nothing when it is clean.
-std::vector<std::string> Lint(const std::string& text) {
-  const std::string path = absl::StrCat(::testing::TempDir(), "farspan_lint_", getpid(), ".prom");
-  std::ofstream(path) << text;
-  FILE* const pipe = popen(("promtool check metrics <" + path + " 2>&1").c_str(), "r");
-  EXPECT_NE(pipe, nullptr);
-  std::string output(1 << 20, '\0');
-  output.resize(fread(output.data(), 1, output.size(), pipe));
-  const int status = pclose(pipe);
-  std::remove(path.c_str());
-  std::vector<std::string> lines = absl::StrSplit(output, '\n', absl::SkipEmpty());
-  std::sort(lines.begin(), lines.end());
-  EXPECT_EQ(WIFEXITED(status) && WEXITSTATUS(status) == 0, lines.empty()) << output;
-  return lines;
-}
-
-bool HasPromtool() { return WEXITSTATUS(std::system("command -v promtool >/dev/null 2>&1")) == 0; }
-
-TEST(MetricLintTest, OurFamiliesAreClean) {
-  if (!HasPromtool()) GTEST_SKIP() << "promtool is not installed (Debian package prometheus)";
-  MetricsOptions options = OptionsForTest();
-  options.vllm_families = false;
-  PrometheusSink sink;
-  sink.Open(options);
-  EXPECT_THAT(Lint(sink.Text({})), IsEmpty());
-}
-
-// vLLM's names are what they are: a colon in each, and a histogram called _total. Nothing else may be wrong with them.
-TEST(MetricLintTest, VllmsFamiliesAreCleanButForTheirNames) {
-  if (!HasPromtool()) GTEST_SKIP() << "promtool is not installed (Debian package prometheus)";
-  PrometheusSink sink;
-  sink.Open(OptionsForTest());
-  std::vector<std::string> complaints;
-  for (const std::string& line : Lint(sink.Text({}))) {
-    if (absl::StartsWith(line, "vllm:") && absl::EndsWith(line, "metric names should not contain ':'")) continue;
-    complaints.push_back(line);
-  }
-  EXPECT_THAT(complaints,
-              ElementsAre("vllm:iteration_tokens_total non-counter metrics should not have \"_total\" suffix"));
 }
 
 }  // namespace

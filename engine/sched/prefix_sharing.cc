@@ -27,7 +27,7 @@ bool Inside(TokenRange part, TokenRange whole) { return part.begin >= whole.begi
 
 }  // namespace
 
-PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index, const PagePool& pool) {
+PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index) {
   PrefixMatch match;
   const PageChain& chain = sequence.chain();
   if (!chain.cacheable() || sequence.request().prompt_logprobs) return match;
@@ -44,9 +44,7 @@ PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index, const
   match.pages = static_cast<int64_t>(pages.size());
   const TokenRange dropped = DroppedAt(sequence, match.pages * chain.page_tokens());
   for (int64_t page = 0; page < match.pages; ++page) {
-    if (Inside(PageTokens(sequence, page), dropped)) continue;
-    ++match.held_pages;
-    if (pool.held_by_cache_alone(pages[static_cast<size_t>(page)])) ++match.idle_pages;
+    if (!Inside(PageTokens(sequence, page), dropped)) match.held.push_back(pages[static_cast<size_t>(page)]);
   }
   return match;
 }

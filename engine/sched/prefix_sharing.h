@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "engine/kv/page_pool.h"
 #include "engine/kv/prefix_index.h"
@@ -12,13 +13,12 @@ namespace farspan {
 
 // The cached chain that a sequence without pages could begin with.
 struct PrefixMatch {
-  int64_t pages = 0;       // a multiple of these tokens need not be computed; at least one token is left to compute
-  int64_t idle_pages = 0;  // of those that it would hold, how many the cache alone holds now
-  int64_t held_pages = 0;  // pages that it would hold: without those that its policy has dropped by then
+  int64_t pages = 0;         // a multiple of these tokens need not be computed; at least one token is left to compute
+  std::vector<PageId> held;  // pages that it would hold: without those that its policy has dropped by then
 };
 
 // Costs a hash lookup a page.
-PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index, const PagePool& pool);
+PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index);
 
 // Lets the sequence begin with the first `pages` of its cached chain, which FindPrefix has found.
 void AttachPrefix(int64_t pages, PrefixIndex* index, Sequence* sequence);

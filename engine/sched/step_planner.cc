@@ -57,6 +57,15 @@ bool CanBeForked(const Sequence& leader) {
          (leader.block_table().dropped_tokens() == 0 || leader.computed() == leader.prompt_tokens());
 }
 
+// Of the logical pages in `range`, those that are not dropped.
+std::vector<PageId> HeldPages(const BlockTable& table, TokenRange range) {
+  std::vector<PageId> held;
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    if (const PageRef& page = table.pages()[static_cast<size_t>(i)]) held.push_back(page.page());
+  }
+  return held;
+}
+
 }  // namespace
 
 StepPlanner::StepPlanner(const SchedulerView& view, SteadyTime now)
@@ -80,7 +89,8 @@ StepPlan StepPlanner::Plan() {
 
 void StepPlanner::PlanEnds() {
   for (const auto& sequence : view_.running) {
-    pages_ += DroppedPages(*sequence);
+    const BlockTable& table = sequence->block_table();
+    for (const PageId page : HeldPages(table, table.PagesInside(sequence->pending_drop()))) LetGo(page);
     if (std::optional<Outcome> outcome = OutcomeAt(*sequence, now_)) {
       plan_.retire.push_back({sequence->id(), *std::move(outcome)});
       leaving_.insert(sequence->id());
@@ -104,7 +114,7 @@ void StepPlanner::PlanEnds() {
     if (sequence->follows() && !Leaves(sequence->id())) may_be_forked.insert(sequence->leader());
   }
   for (const auto& sequence : view_.running) {
-    if (Leaves(sequence->id()) && !may_be_forked.contains(sequence->id())) pages_ += ReclaimablePages(*sequence);
+    if (Leaves(sequence->id()) && !may_be_forked.contains(sequence->id())) LetGoOfAll(*sequence);
   }
 }
 
@@ -118,7 +128,7 @@ void StepPlanner::PlanPriorityPreemptions() {
   if (candidates.empty()) return;
   const Sequence& best = *candidates[BestOf(candidates)].sequence;
   if (ranked_.back()->request().priority <= best.request().priority) return;
-  const PrefixMatch match = FindPrefix(best, view_.index, view_.pool);
+  const PrefixMatch match = FindPrefix(best, view_.index);
   const auto fits = [&]() { return seats_ > 0 && Fits(best, match); };
   const StepPlanner before = *this;
   while (!fits() && !ranked_.empty() && ranked_.back()->request().priority > best.request().priority) {
@@ -129,6 +139,7 @@ void StepPlanner::PlanPriorityPreemptions() {
   seats_ = before.seats_;
   pages_ = before.pages_;
   num_running_ = before.num_running_;
+  holder_changes_ = before.holder_changes_;
   ranked_ = before.ranked_;
   leaving_ = before.leaving_;
 }
@@ -142,14 +153,18 @@ void StepPlanner::PlanForks() {
                            std::find(plan_.preempt.begin(), plan_.preempt.end(), leader->id()) != plan_.preempt.end();
     // The prompt's last token is computed once more, in a copy of the page that holds it. What the leader is about to
     // drop stays with the fork for that step.
-    const int64_t pages = 1 + (forked_.contains(leader->id()) ? 0 : DroppedPages(*leader));
+    const std::vector<PageId> shared =
+        HeldPages(leader->block_table(),
+                  {.begin = 0, .end = CeilDiv(leader->prompt_tokens(), leader->block_table().page_tokens())});
+    const int64_t pages = 1 + IdlePages(shared);
     if (preempted || seats_ == 0 || rows_ <= num_running_ || pages_ < num_running_ + pages + 1) continue;
     plan_.forks.push_back({.id = sequence->id(), .leader = leader->id()});
     forked_.insert(leader->id());
     leaving_.insert(sequence->id());
     --seats_;
     --rows_;
-    pages_ -= pages;
+    for (const PageId page : shared) Hold(page);
+    --pages_;
     ++num_running_;
   }
 }
@@ -194,7 +209,7 @@ void StepPlanner::PlanAdmissions() {
     const size_t best = BestOf(candidates);
     const Sequence& sequence = *candidates[best].sequence;
     candidates.erase(candidates.begin() + static_cast<std::ptrdiff_t>(best));
-    const PrefixMatch match = FindPrefix(sequence, view_.index, view_.pool);
+    const PrefixMatch match = FindPrefix(sequence, view_.index);
     if (Fits(sequence, match) && Admit(sequence, match)) {
       plan_.overtaken.insert(plan_.overtaken.end(), blocked.begin(), blocked.end());
       if (!blocked.empty()) --passes_left;
@@ -269,23 +284,31 @@ int64_t StepPlanner::PagesNow(const Sequence& sequence) const {
                   sequence.request().policy->MaxPages(sequence.num_tokens(), view_.limits.max_num_batched_tokens));
 }
 
-// Pages that come back when it lets go of all; those that it shares do not. Its drops count apart.
-int64_t StepPlanner::ReclaimablePages(const Sequence& sequence) const {
-  int64_t pages = -DroppedPages(sequence);
-  for (const PageRef& page : sequence.block_table().pages()) {
-    if (page && view_.pool.num_holders(page.page()) == 1) ++pages;
-  }
-  return pages;
+// What holds the page once the plan, as far as it is made, has been carried out; the cache does not count.
+int32_t StepPlanner::Holders(PageId page) const {
+  const auto change = holder_changes_.find(page);
+  return view_.pool.num_holders(page) + (change == holder_changes_.end() ? 0 : change->second);
 }
 
-int64_t StepPlanner::DroppedPages(const Sequence& sequence) const {
-  const auto [first, last] = sequence.block_table().PagesInside(sequence.pending_drop());
-  int64_t pages = 0;
-  for (int64_t i = first; i < last; ++i) {
-    const PageRef& page = sequence.block_table().pages()[static_cast<size_t>(i)];
-    if (page && view_.pool.num_holders(page.page()) == 1) ++pages;
-  }
-  return pages;
+void StepPlanner::Hold(PageId page) {
+  if (Holders(page) == 0) --pages_;
+  ++holder_changes_[page];
+}
+
+void StepPlanner::LetGo(PageId page) {
+  --holder_changes_[page];
+  if (Holders(page) == 0) ++pages_;
+}
+
+// Of a sequence that leaves; what it drops has been let go before.
+void StepPlanner::LetGoOfAll(const Sequence& sequence) {
+  const BlockTable& table = sequence.block_table();
+  for (const PageId page : HeldPages(table, {.begin = 0, .end = std::ssize(table.pages())})) LetGo(page);
+  for (const PageId page : HeldPages(table, table.PagesInside(sequence.pending_drop()))) Hold(page);
+}
+
+int64_t StepPlanner::IdlePages(const std::vector<PageId>& pages) const {
+  return std::count_if(pages.begin(), pages.end(), [this](PageId page) { return Holders(page) == 0; });
 }
 
 // Pages that its next row copies before it writes: the page is shared, or will be by a fork of this plan.
@@ -310,7 +333,7 @@ int64_t StepPlanner::PromisedPages() const {
 
 // One page a running sequence stays spare, so that an admission is not paid for by a preemption soon after.
 bool StepPlanner::Fits(const Sequence& sequence, const PrefixMatch& match) const {
-  const int64_t pages = std::max<int64_t>(0, PagesNow(sequence) - match.held_pages) + match.idle_pages;
+  const int64_t pages = std::max<int64_t>(0, PagesNow(sequence) - std::ssize(match.held)) + IdlePages(match.held);
   if (num_running_ == 0) return pages <= pages_;
   return pages <= pages_ - PromisedPages() - num_running_;
 }
@@ -332,7 +355,7 @@ void StepPlanner::Preempt(const Sequence& victim) {
   const SequenceId id = victim.id();
   plan_.preempt.push_back(id);
   leaving_.insert(id);
-  pages_ += ReclaimablePages(victim);
+  LetGoOfAll(victim);
   ++seats_;
   --num_running_;
   std::erase_if(ranked_, [id](const Sequence* sequence) { return sequence->id() == id; });
@@ -344,17 +367,17 @@ bool StepPlanner::Admit(const Sequence& sequence, const PrefixMatch& match) {
   const int64_t end = begin < sequence.prompt_tokens() ? sequence.prompt_tokens() : sequence.num_tokens();
   const int64_t num_tokens = std::min(chunk_rows_, end - begin);
   const int64_t pages = CeilDiv(begin + num_tokens, page_tokens) - match.pages;
-  if (pages + match.idle_pages > pages_) return false;
+  if (pages + IdlePages(match.held) > pages_) return false;
   const bool asks_cache = sequence.chain().cacheable() && !sequence.request().prompt_logprobs;
   plan_.admit.push_back(
       {.id = sequence.id(), .cached_pages = match.pages, .queried_tokens = asks_cache ? sequence.prompt_tokens() : 0});
   leaving_.insert(sequence.id());
   --seats_;
   ++num_running_;
-  pages_ -= match.idle_pages;
+  for (const PageId page : match.held) Hold(page);
   chunk_rows_ -= num_tokens;
   // What it will still need counts as promised from now on.
-  pages_ -= std::max(pages, PagesNow(sequence) - match.held_pages);
+  pages_ -= std::max(pages, PagesNow(sequence) - std::ssize(match.held));
   rows_ -= num_tokens;
   given_tokens_[sequence.request().tenant] += num_tokens;
   plan_.runs.push_back({.id = sequence.id(), .num_tokens = num_tokens});

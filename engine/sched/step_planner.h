@@ -60,8 +60,11 @@ class StepPlanner {
   int64_t ServedTokens(const std::string& tenant) const;
 
   int64_t PagesNow(const Sequence& sequence) const;
-  int64_t ReclaimablePages(const Sequence& sequence) const;
-  int64_t DroppedPages(const Sequence& sequence) const;
+  int32_t Holders(PageId page) const;
+  void Hold(PageId page);
+  void LetGo(PageId page);
+  void LetGoOfAll(const Sequence& sequence);
+  int64_t IdlePages(const std::vector<PageId>& pages) const;
   int64_t CopyPages(const Sequence& sequence) const;
   int64_t PromisedPages() const;
   bool Fits(const Sequence& sequence, const PrefixMatch& match) const;
@@ -83,6 +86,7 @@ class StepPlanner {
   std::vector<const Sequence*> ranked_;                     // running and staying, best first
   absl::flat_hash_set<SequenceId> leaving_;                 // retired or preempted by this plan
   absl::flat_hash_set<SequenceId> forked_;                  // leaders of this plan's forks
+  absl::flat_hash_map<PageId, int32_t> holder_changes_;     // by what leaves and begins with this plan
   absl::flat_hash_map<SequenceId, int64_t> taken_pages_;    // by this plan's runs
   absl::flat_hash_map<std::string, int64_t> given_tokens_;  // by this plan's admissions
 };

@@ -113,5 +113,7 @@ const Backend& Engine::backend() const { return *parts_.backend; }
 int64_t Engine::kv_cache_bytes() const { return parts_.kv_cache->size_bytes(); }
 const EngineConfig& Engine::config() const { return config_; }
 bool Engine::TEST_Step() { return loop_->Step(); }
+SteadyTime Engine::TEST_SleepUntil() { return loop_->SleepUntil(); }
+EngineAccounting Engine::TEST_Accounting() const { return loop_->Account(); }
 
 }  // namespace farspan

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 #include "engine/base/clock.h"
+#include "engine/engine_accounting.h"
 #include "engine/kv/kv_cache.h"
 #include "engine/metrics/metrics_sink.h"
 #include "engine/model/model.h"
@@ -95,6 +96,10 @@ class Engine {
   // Runs one step on the caller's thread instead of Start(), for tests that control time. False when there was nothing
   // to do.
   bool TEST_Step();
+  // Until when the engine thread would sleep after a step that had nothing to do; the past once it was rung again.
+  SteadyTime TEST_SleepUntil();
+  // Who holds which page, between two steps that the caller runs.
+  EngineAccounting TEST_Accounting() const;
 
  private:
   Engine(const EngineConfig& config, EngineParts parts);

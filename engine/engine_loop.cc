@@ -45,6 +45,10 @@ void EngineLoop::Run() {
   Step();
 }
 
+SteadyTime EngineLoop::SleepUntil() {
+  return inbox_->doorbell()->TakeRing() ? SteadyTime::min() : scheduler_.NextDeadline();
+}
+
 bool EngineLoop::Step() {
   const SteadyTime start = Now();
   DrainInbox();

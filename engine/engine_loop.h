@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "engine/batch_builder.h"
 #include "engine/engine.h"
+#include "engine/engine_accounting.h"
 #include "engine/engine_inbox.h"
 #include "engine/kv/page_pool.h"
 #include "engine/kv/prefix_index.h"
@@ -29,6 +30,9 @@ class EngineLoop {
   bool Step();
   // Steps until the inbox is told to stop, then ends every live request.
   void Run();
+  // Until when to sleep after a step that had nothing to do: the past if something has come since.
+  SteadyTime SleepUntil();
+  EngineAccounting Account() const;
 
  private:
   void DrainInbox();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/request_handle.h"
 
+#include <utility>
+
 namespace farspan {
 
 void Doorbell::Ring() {
@@ -21,6 +23,11 @@ void Doorbell::WaitUntil(SteadyTime deadline) {
     }
   }
   rung_ = false;
+}
+
+bool Doorbell::TakeRing() {
+  MutexLock lock(&mutex_);
+  return std::exchange(rung_, false);
 }
 
 void RequestHandle::Cancel() { Set(kCancelled); }

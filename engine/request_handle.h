@@ -17,6 +17,8 @@ class Doorbell {
   void Ring();
   // Returns at once if rung since the last wait.
   void WaitUntil(SteadyTime deadline);
+  // True if rung since the last wait or take.
+  bool TakeRing();
 
  private:
   Mutex mutex_;

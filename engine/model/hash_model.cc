@@ -141,17 +141,23 @@ uint64_t HashModel::SumSeen(int64_t position, int64_t left_window) const {
 }
 
 absl::StatusOr<std::span<float>> HashModel::Logits(int64_t first, int64_t count) {
-  logits_.assign(static_cast<size_t>(count * kVocabSize), kNeverDrawn);
+  logits_.resize(static_cast<size_t>(count * kVocabSize));
   for (int64_t i = 0; i < count; ++i) {
     const auto row = static_cast<size_t>(logit_rows_[static_cast<size_t>(first + i)]);
-    float* logits = logits_.data() + i * kVocabSize;
-    for (TokenId token = kFirstPrintable; token < kFirstPrintable + kNumPrintable; ++token) {
-      logits[token] = static_cast<float>(Mix(states_[row] ^ static_cast<uint64_t>(token)) % 1024) / 256.0f;
-    }
-    logits[TokenOf(states_[row])] = kBestLogit;
+    const std::span<float> logits = std::span(logits_).subspan(static_cast<size_t>(i * kVocabSize), kVocabSize);
+    FillLogits(states_[row], logits);
     if (positions_[row] == nan_position_) logits[0] = std::numeric_limits<float>::quiet_NaN();
   }
   return std::span<float>(logits_);
+}
+
+void HashModel::FillLogits(uint64_t top_state, std::span<float> logits) {
+  std::fill(logits.begin(), logits.end(), kNeverDrawn);
+  for (TokenId token = kFirstPrintable; token < kFirstPrintable + kNumPrintable; ++token) {
+    logits[static_cast<size_t>(token)] =
+        static_cast<float>(Mix(top_state ^ static_cast<uint64_t>(token)) % 1024) / 256.0f;
+  }
+  logits[static_cast<size_t>(TokenOf(top_state))] = kBestLogit;
 }
 
 uint64_t HashModel::EmbeddedState(int64_t position, TokenId token) {

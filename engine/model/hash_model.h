@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/base/clock.h"
@@ -48,6 +49,8 @@ class HashModel final : public Model {
   // The query's state above a layer, from its state below and the sum over what it read.
   static uint64_t NextState(uint64_t state, uint64_t sum_of_key_hashes);
   static TokenId TokenOf(uint64_t top_state);
+  // [kVocabSize]; TokenOf has the highest, tokens that are not printable cannot be drawn.
+  static void FillLogits(uint64_t top_state, std::span<float> logits);
 
   // From this call of Forward on, counted from zero, it fails as a device would.
   void FailForwardFrom(int64_t call) { fail_from_call_ = call; }

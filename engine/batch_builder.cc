@@ -2,6 +2,7 @@
 #include "engine/batch_builder.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "engine/base/check.h"
 #include "engine/base/math.h"
@@ -42,12 +43,25 @@ kernels::KvList AppendList(const AttentionPlan& plan, TokenRange queries, const 
 }
 
 AttentionTraffic TrafficOf(const AttentionPlan& plan, TokenRange queries, const ModelShape& shape) {
-  AttentionTraffic traffic;
-  for (const ReadRange& range : plan.reads) traffic.entries_selected += range.tokens.size();
-  traffic.entries_candidate = queries.end;
-  traffic.read_bytes = traffic.entries_selected * shape.kv_bytes_per_token();
-  traffic.dense_read_bytes = traffic.entries_candidate * shape.kv_bytes_per_token();
-  return traffic;
+  const int64_t context_tokens = queries.end;
+  int64_t chosen_tokens = 0, dense_layers = 0, candidate_tokens = 0;
+  for (const ReadRange& range : plan.reads) chosen_tokens += range.tokens.size();
+  if (plan.selector) {
+    chosen_tokens += plan.selector->num_picked * plan.selector->block_tokens;
+    candidate_tokens = plan.selector->candidates.size();
+    for (int64_t layer = 0; layer < std::min(shape.num_layers, kMaxMaskedLayers); ++layer) {
+      dense_layers += plan.selector->dense_layers[static_cast<size_t>(layer)] ? 1 : 0;
+    }
+  }
+  const int64_t chosen_layers = shape.num_layers - dense_layers;
+  const int64_t layer_tokens = dense_layers * context_tokens + chosen_layers * chosen_tokens;
+  const int64_t layer_token_bytes = shape.kv_bytes_per_token() / shape.num_layers;
+  return {.entries_selected = (layer_tokens + shape.num_layers / 2) / shape.num_layers,
+          .entries_candidate = context_tokens,
+          .read_bytes = layer_tokens * layer_token_bytes,
+          .dense_read_bytes = context_tokens * shape.kv_bytes_per_token(),
+          .side_read_bytes =
+              chosen_layers * candidate_tokens / kernels::KeyBoundsTokens(shape.page_tokens) * layer_token_bytes};
 }
 
 void AppendRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batch) {
@@ -60,10 +74,62 @@ void AppendRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batc
   }
 }
 
+static_assert(kMaxMaskedLayers == 64 * std::size(decltype(kernels::SelectorRow::dense_layers){}));
+
+kernels::BlockScore BlockScoreOf(SelectorKey key) {
+  switch (key) {
+    case SelectorKey::kKeyBounds:
+      return kernels::BlockScore::kKeyBounds;
+  }
+  FARSPAN_CHECK(false, "key=", static_cast<int>(key));
+}
+
+kernels::ScoreReduction ReductionOf(GroupReduction reduction) {
+  return reduction == GroupReduction::kSoftmaxSum ? kernels::ScoreReduction::kSoftmaxSum
+                                                  : kernels::ScoreReduction::kRawSum;
+}
+
+// What the batch's next decode row chooses from; the batch's entries get its context, then its plan's ranges.
+kernels::SelectorRow MakeSelectorRow(const AttentionPlan& plan, int64_t row_index, TokenRange query,
+                                     const BlockTable& pages, ForwardBatch* batch) {
+  const Selector& selector = *plan.selector;
+  AttentionPlan leading, trailing;
+  for (const ReadRange& range : plan.reads) {
+    (range.tokens.end <= selector.candidates.begin ? leading : trailing).reads.push_back(range);
+  }
+  const AttentionPlan dense = {.reads = {{.tokens = {.begin = 0, .end = query.end}}}};
+  kernels::SelectorRow row = {.row = row_index,
+                              .decode_row = static_cast<int64_t>(batch->decode_rows.size()),
+                              .context = AppendList(dense, query, pages, &batch->entries),
+                              .leading = AppendList(leading, query, pages, &batch->entries),
+                              .trailing = AppendList(trailing, query, pages, &batch->entries),
+                              .score = BlockScoreOf(selector.key),
+                              .reduction = ReductionOf(selector.group_reduction),
+                              .block_tokens = selector.block_tokens,
+                              .first_block = selector.candidates.begin / selector.block_tokens,
+                              .num_blocks = selector.num_candidates(),
+                              .num_picked = selector.num_picked,
+                              .slots_begin = batch->num_selected_slots,
+                              .dense_layers = {}};
+  for (size_t layer = 0; layer < selector.dense_layers.size(); ++layer) {
+    if (selector.dense_layers[layer]) row.dense_layers[layer / 64] |= uint64_t{1} << (layer % 64);
+  }
+  return row;
+}
+
 void AppendDecode(const Sequence& sequence, const AttentionPlan& plan, int64_t row, TokenRange query,
                   const ModelShape& shape, ForwardBatch* batch) {
+  const BlockTable& pages = sequence.block_table();
+  kernels::KvList list;
+  if (plan.selector) {
+    batch->selector_rows.push_back(MakeSelectorRow(plan, row, query, pages, batch));
+    const kernels::SelectorRow& selector = batch->selector_rows.back();
+    batch->num_selected_slots += shape.num_kv_heads * kernels::SelectedEntries(selector, pages.page_tokens());
+    list = selector.context;
+  } else {
+    list = AppendList(plan, query, pages, &batch->entries);
+  }
   batch->decode_rows.push_back({.row = row, .position = query.begin, .left_window = plan.left_window_tokens});
-  const kernels::KvList list = AppendList(plan, query, sequence.block_table(), &batch->entries);
   batch->decode_lists.insert(batch->decode_lists.end(), static_cast<size_t>(shape.num_kv_heads), list);
 }
 

@@ -30,7 +30,8 @@ struct BuiltBatch {
   std::vector<BatchRun> runs;  // in the order of their rows: decode rows first
 };
 
-// The batch of a committed plan: each sequence's pages are taken and its tokens in flight. Asks each policy once.
+// The batch of a committed plan: each sequence's pages are taken and its tokens in flight. Asks each policy once a
+// decode row or prefill chunk.
 BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* scheduler);
 
 }  // namespace farspan

@@ -88,6 +88,10 @@ absl::StatusOr<std::shared_ptr<RequestHandle>> Engine::Submit(Request request, s
                                                       " needs features that backend ",
                                                       std::string(parts_.backend->name()), " lacks"));
   }
+  if (!Covers(parts_.kv_cache->side_data(), policy.needs() & kSelectorFeatures)) {
+    return absl::FailedPreconditionError(absl::StrCat("attention: policy ", std::string(policy.name()),
+                                                      " needs side data that this server does not keep"));
+  }
   const int64_t total_tokens = static_cast<int64_t>(request.prompt.size()) + request.stop.max_tokens;
   const int64_t pages = policy.MaxPages(total_tokens, config_.max_num_batched_tokens);
   if (pages > parts_.kv_cache->num_pages()) {

@@ -18,6 +18,10 @@ absl::Status EngineLoop::Apply(const BuiltBatch& built) {
     (run.prefill ? statistics.prefill : statistics.decode).Add(run.traffic);
     const int64_t held_pages = sequence.block_table().num_resident_pages() - sequence.num_inherited_pages();
     statistics.peak_resident_bytes = std::max(statistics.peak_resident_bytes, held_pages * shape.kv_bytes_per_page());
+    if ((sequence.request().policy->needs() & kSelectorFeatures) != PlanFeatures::kNone) {
+      statistics.side_data_bytes =
+          std::max(statistics.side_data_bytes, held_pages * parts_->kv_cache->side_data_bytes_per_page());
+    }
     parts_->metrics->OnTraffic(
         {.policy = sequence.request().policy->name(), .prefill = run.prefill, .traffic = run.traffic});
     sequence.CompleteStep(run.drop);

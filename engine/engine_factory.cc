@@ -61,7 +61,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Assemble(const EngineOptions& options, M
                                                               .page_tokens = options.page_tokens,
                                                               .kv_dtype = options.kv_dtype}));
   FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages, NumPages(parts.model->shape(), options.kv_cache_bytes));
-  FARSPAN_ASSIGN_OR_RETURN(parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get()));
+  FARSPAN_ASSIGN_OR_RETURN(
+      parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get(), parts.backend->caps()));
   return Engine::Create(options.engine, std::move(parts));
 }
 

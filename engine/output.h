@@ -29,16 +29,20 @@ enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };
 
 // Bytes and tokens that attention read, counted from the lists that kernels walked (architecture: "bytes read").
 struct AttentionTraffic {
-  int64_t entries_selected = 0;   // tokens of the lists, summed over decode rows and prefill chunks
+  // Tokens of the lists, summed over decode rows and prefill chunks; where layers read different numbers, their mean,
+  // rounded to the nearest. The bytes are exact.
+  int64_t entries_selected = 0;
   int64_t entries_candidate = 0;  // tokens that dense would have read
   int64_t read_bytes = 0;
   int64_t dense_read_bytes = 0;
+  int64_t side_read_bytes = 0;  // side data read to choose the lists, beside read_bytes
 
   void Add(const AttentionTraffic& other) {
     entries_selected += other.entries_selected;
     entries_candidate += other.entries_candidate;
     read_bytes += other.read_bytes;
     dense_read_bytes += other.dense_read_bytes;
+    side_read_bytes += other.side_read_bytes;
   }
 };
 
@@ -49,7 +53,7 @@ struct RequestStatistics {
   AttentionTraffic prefill;
   AttentionTraffic decode;
   int64_t peak_resident_bytes = 0;
-  int64_t side_data_bytes = 0;
+  int64_t side_data_bytes = 0;  // most side data held at one time, beside peak_resident_bytes
   int64_t logical_tokens = 0;
   int64_t resident_tokens = 0;
   int64_t evicted_tokens = 0;

@@ -14,7 +14,7 @@ namespace farspan {
 
 // What a policy may know of a sequence when it plans one step.
 struct CacheView {
-  TokenRange queries;         // logical positions that this step computes; one for a decode row
+  TokenRange queries;         // logical positions that this plan is for: a chunk of the prompt, or one decode row
   int64_t prompt_tokens = 0;  // queries below this are prefill
 };
 

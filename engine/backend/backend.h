@@ -75,6 +75,8 @@ class Backend {
   virtual void RopeTable(const kernels::RopeTableArgs& args) = 0;
   virtual void Rope(const kernels::RopeArgs& args) = 0;
   virtual void KvAppend(const kernels::KvAppendArgs& args) = 0;
+  virtual void FillKeyBounds(const kernels::FillKeyBoundsArgs& args) = 0;
+  virtual void SelectBlocks(const kernels::SelectBlocksArgs& args) = 0;
   virtual void DecodeAttention(const kernels::DecodeAttentionArgs& args) = 0;
   virtual void PrefillAttention(const kernels::PrefillAttentionArgs& args) = 0;
 

@@ -93,7 +93,8 @@ class HostCpuBackend final : public Backend {
 
   std::string_view name() const override { return name_; }
   PlanFeatures caps() const override {
-    return PlanFeatures::kRanges | PlanFeatures::kLeftWindow | PlanFeatures::kQueryRotation | PlanFeatures::kDrop;
+    return PlanFeatures::kRanges | PlanFeatures::kLeftWindow | PlanFeatures::kQueryRotation | PlanFeatures::kDrop |
+           PlanFeatures::kKeyBoundsSelector;
   }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override {
@@ -129,6 +130,11 @@ class HostCpuBackend final : public Backend {
     const OpClock::Scope scope(TimedOp::kPrefillAttention, &clock_);
     RunOp(table_.prefill_attention, args);
   }
+  void FillKeyBounds(const kernels::FillKeyBoundsArgs& args) override {
+    const OpClock::Scope scope(TimedOp::kDecodeSelection, &clock_);
+    RunOp(table_.fill_key_bounds, args);
+  }
+  void SelectBlocks(const kernels::SelectBlocksArgs& args) override;
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
 
   StepTicket Submit() override { return StepTicket{++submitted_}; }
@@ -177,9 +183,26 @@ class HostCpuBackend final : public Backend {
   std::vector<AlignedMemory> scratch_;  // [thread]
   AlignedMemory decode_partials_;
   kernels::DecodeSplits decode_splits_;
+  AlignedMemory block_scores_;
+  kernels::ScoreTiles score_tiles_;
   uint64_t submitted_ = 0;
   absl::Status step_status_;  // of the step that is being enqueued
 };
+
+void HostCpuBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {
+  const OpClock::Scope scope(TimedOp::kDecodeSelection, &clock_);
+  kernels::PlanScoreTiles(args, &score_tiles_);
+  if (!Reserve(score_tiles_.num_scores * static_cast<int64_t>(sizeof(float)), &block_scores_)) return;
+  const kernels::SelectionPass pass = {
+      .args = &args,
+      .tiles = score_tiles_.tiles.data(),
+      .num_tiles = static_cast<int64_t>(score_tiles_.tiles.size()),
+      .first_score = score_tiles_.first_score.data(),
+      .scores = static_cast<float*>(block_scores_.data()),
+  };
+  RunOp(table_.score_key_bounds, pass);
+  RunOp(table_.pick_blocks, pass);
+}
 
 void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
   const OpClock::Scope scope(TimedOp::kDecodeAttention, &clock_);

@@ -127,6 +127,29 @@ struct KvAppendArgs {
   int64_t num_rows;
 };
 
+// Tokens that one pair of key bounds covers, unless pages are shorter: then a page's. Larger blocks combine several.
+constexpr int64_t KeyBoundsTokens(int64_t page_tokens) { return page_tokens < 16 ? page_tokens : 16; }
+
+// Channel-wise smallest and largest key of each run of KeyBoundsTokens(page_tokens) tokens, of one layer's pages, in
+// the cache's element, which holds them exactly: [page][kv head][run][min|max][head_dim].
+struct KeyBoundsView {
+  void* data = nullptr;
+};
+
+// One run of one page, all of whose tokens are written.
+struct KeyRun {
+  int32_t page;
+  int32_t run;  // in [0, page_tokens / KeyBoundsTokens(page_tokens))
+};
+
+// Computes the bounds of `runs` for every KV head. A channel in which a key is NaN has NaN for both bounds.
+struct FillKeyBoundsArgs {
+  KvLayerView cache;
+  KeyBoundsView bounds;
+  const KeyRun* runs;  // [num_runs], distinct
+  int64_t num_runs;
+};
+
 inline constexpr int64_t kNoQueryCap = std::numeric_limits<int64_t>::max();
 inline constexpr int64_t kNoLeftWindow = std::numeric_limits<int64_t>::max();
 inline constexpr uint32_t kAllHeads = 0xffffffffu;
@@ -164,6 +187,54 @@ struct AttentionCommon {
   int64_t rope_dim;
   int64_t num_heads;  // a multiple of cache.num_kv_heads, group of at most 32
   float scale;        // of q . k
+};
+
+// As farspan::SelectorKey and farspan::GroupReduction.
+enum class BlockScore : uint8_t { kKeyBounds };
+enum class ScoreReduction : uint8_t { kSoftmaxSum, kRawSum };
+
+// A decode row that chooses blocks of its context. In a layer of `dense_layers` it reads `context`; else `leading`, the
+// num_picked best candidates in ascending order, and `trailing`. All three ascend and are in the batch's entries.
+struct SelectorRow {
+  int64_t row;         // index into q
+  int64_t decode_row;  // index into lists
+  KvList context;      // every token up to the query, one entry a page
+  KvList leading;      // read whatever is chosen, before the candidates
+  KvList trailing;     // the same, after them
+  BlockScore score;
+  ScoreReduction reduction;
+  int64_t block_tokens;  // a multiple or a divisor of page_tokens, and a multiple of KeyBoundsTokens(page_tokens)
+  int64_t first_block;   // candidates are the blocks [first_block, first_block + num_blocks)
+  int64_t num_blocks;
+  int64_t num_picked;        // in [1, num_blocks]
+  int64_t slots_begin;       // of the entries that the row's lists occupy, [num_kv_heads][SelectedEntries()]
+  uint64_t dense_layers[4];  // bit i % 64 of word i / 64: layer i
+};
+
+constexpr bool IsDenseLayer(const SelectorRow& row, int64_t layer) {
+  return layer < 256 && (row.dense_layers[layer / 64] >> (layer % 64) & 1) != 0;
+}
+
+// Entries of one KV head's list of `row`: its capacity and, since each block takes equally many, its length.
+constexpr int64_t SelectedEntries(const SelectorRow& row, int64_t page_tokens) {
+  const int64_t entries_per_block = row.block_tokens > page_tokens ? row.block_tokens / page_tokens : 1;
+  return row.leading.num_entries + row.num_picked * entries_per_block + row.trailing.num_entries;
+}
+
+// Chooses blocks for each row and KV head and writes their lists: the entries into slots, the ranges into `lists`.
+// The highest scores win, equal ones in favour of the lower block, a NaN above all.
+struct SelectBlocksArgs {
+  const float* q;  // [rows of the batch][num_heads][head_dim], rotated
+  KvLayerView cache;
+  KeyBoundsView bounds;     // those of every candidate are filled
+  KvEntry* entries;         // the batch's entries, then the slots
+  int64_t first_slot;       // index of the first slot in `entries`
+  KvList* lists;            // [decode rows][num_kv_heads]; those of `rows` are written
+  const SelectorRow* rows;  // [num_rows]
+  int64_t num_rows;
+  int64_t layer;
+  int64_t num_heads;
+  float scale;  // of q . k
 };
 
 struct DecodeRow {

@@ -67,7 +67,7 @@ absl::Status HashModel::Forward(const ForwardBatch& batch, KvCache& kv) {
   for (size_t row = 0; row < batch.token_ids.size(); ++row) {
     states_.push_back(EmbeddedState(batch.positions[row], batch.token_ids[row]));
   }
-  for (int64_t layer = 0; layer < shape_.num_layers; ++layer) RunLayer(batch, kv.layer(layer));
+  for (int64_t layer = 0; layer < shape_.num_layers; ++layer) RunLayer(batch, layer, kv.layer(layer));
   logit_rows_ = batch.logit_rows;
   positions_ = batch.positions;
   if (options_.step_us + options_.prefill_us_per_token + options_.decode_us_per_row > 0) {
@@ -82,12 +82,20 @@ SteadyDuration HashModel::StepTime(const ForwardBatch& batch) const {
                                    options_.prefill_us_per_token * (batch.num_rows() - decode_rows));
 }
 
-void HashModel::RunLayer(const ForwardBatch& batch, const kernels::KvLayerView& layer) {
+void HashModel::RunLayer(const ForwardBatch& batch, int64_t layer_index, const kernels::KvLayerView& layer) {
   Append(batch, layer);
+  auto selector = batch.selector_rows.begin();  // ascending in decode rows
   for (size_t i = 0; i < batch.decode_rows.size(); ++i) {
     const kernels::DecodeRow& row = batch.decode_rows[i];
-    ReadList(batch, batch.decode_lists[i], layer);
     uint64_t& state = states_[static_cast<size_t>(row.row)];
+    if (selector != batch.selector_rows.end() && selector->decode_row == static_cast<int64_t>(i)) {
+      const kernels::SelectorRow& chooser = *selector++;
+      if (!kernels::IsDenseLayer(chooser, layer_index)) {
+        state = NextState(state, SumChosen(batch, chooser, layer));
+        continue;
+      }
+    }
+    ReadList(batch, batch.decode_lists[i], layer);
     state = NextState(state, SumSeen(row.position, row.left_window));
   }
   for (size_t i = 0; i < batch.prefill_tiles.size(); ++i) {
@@ -140,6 +148,31 @@ uint64_t HashModel::SumSeen(int64_t position, int64_t left_window) const {
   return keys_.sums[end] - keys_.sums[begin] + keys_.sums_ignoring[begin];
 }
 
+uint64_t HashModel::SumChosen(const ForwardBatch& batch, const kernels::SelectorRow& row,
+                              const kernels::KvLayerView& layer) {
+  struct Block {
+    uint64_t rank;
+    int64_t index;
+    uint64_t sum;
+  };
+  ReadList(batch, row.context, layer);
+  std::vector<Block> blocks;
+  for (int64_t index = row.first_block; index < row.first_block + row.num_blocks; ++index) {
+    const auto begin = static_cast<size_t>(index * row.block_tokens);
+    const uint64_t sum = keys_.sums[begin + static_cast<size_t>(row.block_tokens)] - keys_.sums[begin];
+    blocks.push_back({BlockRank(states_[static_cast<size_t>(row.row)], sum), index, sum});
+  }
+  std::sort(blocks.begin(), blocks.end(),
+            [](const Block& a, const Block& b) { return a.rank != b.rank ? a.rank > b.rank : a.index < b.index; });
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < row.num_picked; ++i) sum += blocks[static_cast<size_t>(i)].sum;
+  for (const kernels::KvList& list : {row.leading, row.trailing}) {
+    ReadList(batch, list, layer);
+    sum += keys_.sums.back();
+  }
+  return sum;
+}
+
 absl::StatusOr<std::span<float>> HashModel::Logits(int64_t first, int64_t count) {
   logits_.resize(static_cast<size_t>(count * kVocabSize));
   for (int64_t i = 0; i < count; ++i) {
@@ -171,6 +204,10 @@ uint64_t HashModel::KeyHash(int64_t position, uint64_t state) {
 
 uint64_t HashModel::NextState(uint64_t state, uint64_t sum_of_key_hashes) {
   return Mix(state * 0xd1342543de82ef95 + sum_of_key_hashes);
+}
+
+uint64_t HashModel::BlockRank(uint64_t state, uint64_t sum_of_key_hashes) {
+  return Mix(state ^ sum_of_key_hashes * 0xaef17502108ef2d9);
 }
 
 TokenId HashModel::TokenOf(uint64_t top_state) {

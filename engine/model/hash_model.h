@@ -48,6 +48,8 @@ class HashModel final : public Model {
   static uint64_t KeyHash(int64_t position, uint64_t state);
   // The query's state above a layer, from its state below and the sum over what it read.
   static uint64_t NextState(uint64_t state, uint64_t sum_of_key_hashes);
+  // How a query ranks a block of its context, from the sum over the block's keys; selectors pick the highest.
+  static uint64_t BlockRank(uint64_t state, uint64_t sum_of_key_hashes);
   static TokenId TokenOf(uint64_t top_state);
   // [kVocabSize]; TokenOf has the highest, tokens that are not printable cannot be drawn.
   static void FillLogits(uint64_t top_state, std::span<float> logits);
@@ -72,7 +74,8 @@ class HashModel final : public Model {
   void Append(const ForwardBatch& batch, const kernels::KvLayerView& layer) const;
   void ReadList(const ForwardBatch& batch, const kernels::KvList& list, const kernels::KvLayerView& layer);
   uint64_t SumSeen(int64_t position, int64_t left_window) const;
-  void RunLayer(const ForwardBatch& batch, const kernels::KvLayerView& layer);
+  uint64_t SumChosen(const ForwardBatch& batch, const kernels::SelectorRow& row, const kernels::KvLayerView& layer);
+  void RunLayer(const ForwardBatch& batch, int64_t layer_index, const kernels::KvLayerView& layer);
   SteadyDuration StepTime(const ForwardBatch& batch) const;
 
   const ModelShape shape_;

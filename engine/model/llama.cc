@@ -29,17 +29,19 @@ Llama::Llama(const LlamaConfig& config, const ModelShape& shape, ModelInfo info,
       weights_(std::move(weights)),
       activations_(std::move(activations)),
       max_batch_rows_(max_batch_rows),
-      backend_(backend) {}
+      backend_(backend),
+      selection_(backend) {}
 
 Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch) {
   const auto stage = [this]<typename T>(const std::vector<T>& host) {
     return backend_->StageArray(std::span<const T>(host));
   };
+  const bool selects = !batch.selector_rows.empty();
   return {.num_rows = batch.num_rows(),
           .kv_slots = stage(batch.kv_slots),
-          .entries = stage(batch.entries),
+          .entries = selects ? selection_.entries() : stage(batch.entries),
           .decode_rows = stage(batch.decode_rows),
-          .decode_lists = stage(batch.decode_lists),
+          .decode_lists = selects ? selection_.lists() : stage(batch.decode_lists),
           .num_decode_rows = static_cast<int64_t>(batch.decode_rows.size()),
           .prefill_tiles = stage(batch.prefill_tiles),
           .prefill_lists = stage(batch.prefill_lists),
@@ -55,33 +57,41 @@ void Llama::Norm(const float* x, const float* weight, int64_t num_rows, float* o
                      .epsilon = config_.rms_epsilon});
 }
 
-void Llama::Attend(const LlamaLayer& layer, const StagedBatch& batch, const kernels::KvLayerView& cache) {
+// Queries, keys and values of the rows, rotated.
+void Llama::Project(const LlamaLayer& layer, int64_t num_rows) {
   const LlamaActivations& a = activations_;
-  const int64_t rows = batch.num_rows;
-  Norm(a.hidden, layer.attention_norm, rows, a.normed);
-  backend_->Linear({.x = a.normed, .weight = layer.query, .y = a.query, .num_rows = rows});
-  backend_->Linear({.x = a.normed, .weight = layer.key, .y = a.key, .num_rows = rows});
-  backend_->Linear({.x = a.normed, .weight = layer.value, .y = a.value, .num_rows = rows});
+  Norm(a.hidden, layer.attention_norm, num_rows, a.normed);
+  backend_->Linear({.x = a.normed, .weight = layer.query, .y = a.query, .num_rows = num_rows});
+  backend_->Linear({.x = a.normed, .weight = layer.key, .y = a.key, .num_rows = num_rows});
+  backend_->Linear({.x = a.normed, .weight = layer.value, .y = a.value, .num_rows = num_rows});
   for (const auto& [x, num_heads] : {std::pair(a.query, config_.num_heads), std::pair(a.key, config_.num_kv_heads)}) {
     backend_->Rope({.x = x,
                     .cos_sin = a.cos_sin,
-                    .num_rows = rows,
+                    .num_rows = num_rows,
                     .num_heads = num_heads,
                     .head_dim = config_.head_dim,
                     .rope_dim = config_.rope_dim});
   }
-  backend_->KvAppend({.k = a.key, .v = a.value, .slots = batch.kv_slots, .cache = cache, .num_rows = rows});
-  const kernels::AttentionCommon common = {
-      .q = a.query,
-      .out = a.attention,
-      .lse = nullptr,
-      .cache = cache,
-      .entries = batch.entries,
-      .rope_cos_sin = a.cos_sin,
-      .inverse_frequencies = weights_.frequencies,
-      .rope_dim = config_.rope_dim,
-      .num_heads = config_.num_heads,
-      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)))};
+}
+
+void Llama::Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
+  const LlamaLayer& weights = weights_.layers[static_cast<size_t>(layer)];
+  const LlamaActivations& a = activations_;
+  const kernels::KvLayerView cache = kv.layer(layer);
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+  Project(weights, batch.num_rows);
+  backend_->KvAppend({.k = a.key, .v = a.value, .slots = batch.kv_slots, .cache = cache, .num_rows = batch.num_rows});
+  selection_.Choose({.layer = layer, .q = a.query, .num_heads = config_.num_heads, .scale = scale}, kv);
+  const kernels::AttentionCommon common = {.q = a.query,
+                                           .out = a.attention,
+                                           .lse = nullptr,
+                                           .cache = cache,
+                                           .entries = batch.entries,
+                                           .rope_cos_sin = a.cos_sin,
+                                           .inverse_frequencies = weights_.frequencies,
+                                           .rope_dim = config_.rope_dim,
+                                           .num_heads = config_.num_heads,
+                                           .scale = scale};
   if (batch.num_decode_rows > 0) {
     backend_->DecodeAttention(
         {.common = common, .rows = batch.decode_rows, .lists = batch.decode_lists, .num_rows = batch.num_decode_rows});
@@ -92,8 +102,11 @@ void Llama::Attend(const LlamaLayer& layer, const StagedBatch& batch, const kern
                                 .lists = batch.prefill_lists,
                                 .num_tiles = batch.num_prefill_tiles});
   }
-  backend_->Linear(
-      {.x = a.attention, .weight = layer.attention_output, .y = a.hidden, .num_rows = rows, .accumulate = true});
+  backend_->Linear({.x = a.attention,
+                    .weight = weights.attention_output,
+                    .y = a.hidden,
+                    .num_rows = batch.num_rows,
+                    .accumulate = true});
 }
 
 void Llama::FeedForward(const LlamaLayer& layer, int64_t num_rows) {
@@ -120,6 +133,7 @@ absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   const int64_t rows = batch.num_rows();
   FARSPAN_CHECK(rows >= 1 && rows <= max_batch_rows_, "rows=", rows, " max=", max_batch_rows_);
   num_logit_rows_ = 0;
+  FARSPAN_RETURN_IF_ERROR(selection_.Begin(batch, &kv));
   const StagedBatch staged = StageBatch(batch);
   backend_->Embed({.token_ids = backend_->StageArray(std::span<const TokenId>(batch.token_ids)),
                    .table = weights_.embedding,
@@ -131,12 +145,15 @@ absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
                        .num_rows = rows,
                        .rope_dim = config_.rope_dim});
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    const LlamaLayer& layer = weights_.layers[static_cast<size_t>(i)];
-    Attend(layer, staged, kv.layer(i));
-    FeedForward(layer, rows);
+    Attend(i, staged, kv);
+    FeedForward(weights_.layers[static_cast<size_t>(i)], rows);
   }
   NormLogitRows(batch.logit_rows);
-  FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
+  const absl::Status status = backend_->Wait(backend_->Submit());
+  if (!status.ok()) {
+    selection_.Abandon(&kv);
+    return status;
+  }
   num_logit_rows_ = batch.num_logit_rows();
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 #include "engine/kernels/args.h"
+#include "engine/model/block_selection.h"
 #include "engine/model/gguf.h"
 #include "engine/model/llama_config.h"
 #include "engine/model/model.h"
@@ -72,7 +73,8 @@ class Llama final : public Model {
   struct StagedBatch;
 
   StagedBatch StageBatch(const ForwardBatch& batch);
-  void Attend(const LlamaLayer& layer, const StagedBatch& batch, const kernels::KvLayerView& cache);
+  void Project(const LlamaLayer& layer, int64_t num_rows);
+  void Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void FeedForward(const LlamaLayer& layer, int64_t num_rows);
   void Norm(const float* x, const float* weight, int64_t num_rows, float* out);
   void NormLogitRows(std::span<const int64_t> rows);
@@ -84,6 +86,7 @@ class Llama final : public Model {
   const LlamaActivations activations_;
   const int64_t max_batch_rows_;
   Backend* const backend_;
+  BlockSelection selection_;
   int64_t num_logit_rows_ = 0;  // of the last Forward; their normed hidden states lie in activations_.normed
   std::vector<float> logits_;   // what the last Logits returned
 };

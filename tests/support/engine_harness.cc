@@ -19,7 +19,7 @@ EngineHarness::EngineHarness(const HarnessOptions& options) {
   auto model = std::make_unique<HashModel>(shape, options.engine.max_num_batched_tokens);
   model_ = model.get();
   parts.model = std::move(model);
-  parts.kv_cache = *KvCache::Create(shape, options.num_pages, parts.backend.get());
+  parts.kv_cache = *KvCache::Create(shape, options.num_pages, parts.backend.get(), parts.backend->caps());
   parts.metrics = &metrics_;
   parts.clock = &clock_;
   auto engine = Engine::Create(options.engine, std::move(parts));

@@ -7,6 +7,7 @@
 
 #include "engine/kernels/args.h"
 #include "engine/kernels/cpu/decode_splits.h"
+#include "engine/kernels/cpu/score_tiles.h"
 
 namespace farspan::kernels {
 
@@ -29,8 +30,11 @@ struct KernelTable {
   KernelOp<RopeTableArgs> rope_table;
   KernelOp<RopeArgs> rope;
   KernelOp<KvAppendArgs> kv_append;
-  KernelOp<DecodePass> decode_partials;  // fills DecodePass::partials; all tasks end before the merge begins
-  KernelOp<DecodePass> decode_merge;     // partials to out and lse
+  KernelOp<FillKeyBoundsArgs> fill_key_bounds;
+  KernelOp<SelectionPass> score_key_bounds;  // fills SelectionPass::scores; all tasks end before picking begins
+  KernelOp<SelectionPass> pick_blocks;       // scores, which it overwrites, to lists
+  KernelOp<DecodePass> decode_partials;      // fills DecodePass::partials; all tasks end before the merge begins
+  KernelOp<DecodePass> decode_merge;         // partials to out and lse
   KernelOp<PrefillAttentionArgs> prefill_attention;
 };
 

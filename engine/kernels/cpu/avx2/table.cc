@@ -13,6 +13,9 @@ const KernelTable& Avx2Kernels() {
       .rope_table = PortableKernels().rope_table,  // float64 sine and cosine: nothing to gain from vectors
       .rope = avx2::kRope,
       .kv_append = avx2::kKvAppend,
+      .fill_key_bounds = avx2::kFillKeyBounds,
+      .score_key_bounds = avx2::kScoreKeyBounds,
+      .pick_blocks = avx2::kPickBlocks,
       .decode_partials = avx2::kDecodePartials,
       .decode_merge = avx2::kDecodeMerge,
       .prefill_attention = avx2::kPrefillAttention,

@@ -6,6 +6,7 @@ namespace farspan {
 PolicyRegistry BuiltinPolicies() {
   PolicyRegistry registry;
   registry.Register(DenseRegistration());
+  registry.Register(QuestRegistration());
   registry.Register(WindowRegistration());
   return registry;
 }

@@ -7,6 +7,7 @@
 namespace farspan {
 
 PolicyRegistration DenseRegistration();
+PolicyRegistration QuestRegistration();
 PolicyRegistration WindowRegistration();
 
 }  // namespace farspan

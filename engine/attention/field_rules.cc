@@ -226,6 +226,9 @@ void ApplyDefaults(Message* message) {
       if (present) ApplyDefaults(reflection.MutableMessage(message, &field));
       continue;
     }
+    // Where another member of the oneof is chosen, this one's default would replace it.
+    const auto* oneof = field.real_containing_oneof();
+    if (oneof != nullptr && reflection.HasOneof(*message, oneof)) continue;
     const std::string& text = field.options().GetExtension(v1::rule).default_value();
     if (!present && !text.empty()) SetDefault(message, field, text);
   }

@@ -29,7 +29,7 @@ inline constexpr size_t kMaxFieldViolations = 16;
 std::vector<FieldViolation> CheckFieldRules(const google::protobuf::Message& message, const std::string& path = "");
 
 // Sets each absent optional scalar and each unspecified enum to its declared default, in nested messages that are
-// present too. Fields without a declared default stay absent.
+// present too. Fields without a declared default stay absent, and so do the other members of a oneof that is set.
 void ApplyDefaults(google::protobuf::Message* message);
 
 // `text` cut to 64 bytes, quotes and control bytes escaped: fit for an error message.

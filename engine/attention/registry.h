@@ -50,7 +50,7 @@ class PolicyRegistry {
 
   // Sorted by name.
   const std::vector<PolicyRegistration>& registrations() const { return registrations_; }
-  // "dense, window"
+  // "dense, quest, window"
   std::string Names() const;
 
  private:

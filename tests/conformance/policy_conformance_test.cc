@@ -30,6 +30,11 @@ std::vector<PolicyCase> Cases() {
       {"window { sink_tokens: 0 window_tokens: 1 }", "window { sink_tokens: 0 window_tokens: 100000 }"},
       {"window { sink_tokens: 19 window_tokens: 5 }", "window { sink_tokens: 100000 window_tokens: 1 }"},
       {"window { sink_tokens: 3 window_tokens: 33 positions: POSITIONS_TRUE }", "window { window_tokens: 90000 }"},
+      {"quest { budget_tokens: 64 sink_tokens: 16 recent_tokens: 8 }", "quest { budget_tokens: 100000 }"},
+      {"quest { budget_tokens: 160 block_tokens: 32 sink_tokens: 5 recent_tokens: 33 dense_layers: 1 }",
+       "quest { budget_ratio: 1 }"},
+      {"quest { budget_ratio: 0.3 sink_tokens: 0 recent_tokens: 1 group_reduction: GROUP_REDUCTION_RAW_SUM }",
+       "quest { budget_tokens: 90000 block_tokens: 64 }"},
   };
 }
 
@@ -54,6 +59,23 @@ std::map<int64_t, int64_t> VisibleKeys(const AttentionPlan& plan, int64_t query)
     }
   }
   return visible;
+}
+
+// A selector belongs to one decode row, and what it may choose is whole, resident, before the query and in no range.
+void ExpectSelectorInView(const AttentionPlan& plan, const CacheView& view, const BlockTable& pages) {
+  const Selector& selector = *plan.selector;
+  ASSERT_EQ(view.queries.size(), 1);
+  ASSERT_GE(view.queries.begin, view.prompt_tokens);
+  ASSERT_TRUE(selector.block_tokens == 16 || selector.block_tokens == 32 || selector.block_tokens == 64);
+  ASSERT_EQ(selector.candidates.begin % selector.block_tokens, 0);
+  ASSERT_EQ(selector.candidates.end % selector.block_tokens, 0);
+  ASSERT_LE(selector.candidates.end, view.queries.begin);
+  ASSERT_GE(selector.num_picked, 1);
+  ASSERT_LT(selector.num_picked, selector.num_candidates());
+  for (int64_t key = selector.candidates.begin; key < selector.candidates.end; ++key) ASSERT_TRUE(pages.resident(key));
+  for (const ReadRange& range : plan.reads) {
+    ASSERT_TRUE(range.tokens.end <= selector.candidates.begin || range.tokens.begin >= selector.candidates.end);
+  }
 }
 
 class PolicyConformanceTest : public ::testing::TestWithParam<PolicyCase> {
@@ -114,6 +136,7 @@ TEST_P(PolicyConformanceTest, ReadsOnlyResidentTokensWithinItsPageBound) {
         previous_end = range.tokens.end;
         for (int64_t key = range.tokens.begin; key < range.tokens.end; ++key) ASSERT_TRUE(pages.resident(key)) << key;
       }
+      if (plan.selector) ExpectSelectorInView(plan, view, pages);
       for (int64_t query = computed; query < computed + chunk; ++query) {
         ASSERT_TRUE(VisibleKeys(plan, query).count(query)) << "a query must read its own token";
       }
@@ -142,8 +165,10 @@ TEST_P(PolicyConformanceTest, CoveringBudgetPlansAsDense) {
   const auto covering = MakePolicy(GetParam().covering_spec);
   const auto dense = MakePolicy("dense { }");
   for (int64_t end = 1; end < 300; end += 7) {
-    const CacheView view = {.queries = {end / 3, end}, .prompt_tokens = end};
-    EXPECT_EQ(covering->Plan(view), dense->Plan(view));
+    for (const CacheView& view : {CacheView{.queries = {end / 3, end}, .prompt_tokens = end},
+                                  CacheView{.queries = {end - 1, end}, .prompt_tokens = end / 2}}) {
+      EXPECT_EQ(covering->Plan(view), dense->Plan(view));
+    }
     EXPECT_EQ(covering->MaxPages(end, 16), dense->MaxPages(end, 16));
   }
 }
@@ -154,6 +179,7 @@ TEST_P(PolicyConformanceTest, NeedsNameEveryFeatureThatPlansUse) {
     PlanFeatures used = PlanFeatures::kRanges;
     if (plan.left_window_tokens != kUnboundedTokens) used = used | PlanFeatures::kLeftWindow;
     if (!plan.drop.empty()) used = used | PlanFeatures::kDrop;
+    if (plan.selector) used = used | PlanFeatures::kKeyBoundsSelector;
     for (const ReadRange& range : plan.reads) {
       if (range.query_cap != kUnboundedTokens) used = used | PlanFeatures::kQueryRotation;
     }

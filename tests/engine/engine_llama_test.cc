@@ -3,6 +3,7 @@
 // turned to NaN, answer bit for bit as each does alone.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <optional>
 #include <string>
@@ -39,11 +40,19 @@ class EngineLlamaTest : public ::testing::TestWithParam<PathCase> {
     return *std::move(engine);
   }
 
-  // Request `i`: prompts of 5 to 222 tokens, every second one under a window that most of them outgrow.
+  // Request `i`: prompts of 5 to 222 tokens, under policies of which most of them outgrow the window or the budget.
   Request MakeRequest(int i, const Engine& engine) const {
+    const std::array<std::string, 4> policies = {
+        "dense { }", "window { sink_tokens: 3 window_tokens: 29 }",
+        "quest { budget_tokens: 64 sink_tokens: 3 recent_tokens: 9 }",
+        "quest { budget_ratio: 0.4 block_tokens: 32 recent_tokens: 5 dense_layers: 1 "
+        "group_reduction: GROUP_REDUCTION_RAW_SUM }"};
+    return MakeRequest(i, engine, policies[static_cast<size_t>(i) % policies.size()]);
+  }
+
+  Request MakeRequest(int i, const Engine& engine, const std::string& attention) const {
     v1::AttentionSpec spec;
-    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(
-        i % 2 == 0 ? "dense { }" : "window { sink_tokens: 3 window_tokens: 29 }", &spec));
+    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(attention, &spec));
     Request request{.sampling = {.temperature = i % 3 == 0 ? 0.8 : 0.0, .seed = static_cast<uint64_t>(i)},
                     .stop = {.max_tokens = 6 + i},
                     .logprobs = 2,
@@ -53,6 +62,16 @@ class EngineLlamaTest : public ::testing::TestWithParam<PathCase> {
     }
     if (i % 4 < 2) request.prompt_logprobs = 1;
     return request;
+  }
+
+  // Steps until the request has ended.
+  static std::shared_ptr<RecordingOutput> Answer(Engine* engine, Request request) {
+    auto output = std::make_shared<RecordingOutput>();
+    EXPECT_THAT(engine->Submit(std::move(request), output), IsOk());
+    while (engine->TEST_Step()) {
+    }
+    EXPECT_EQ(output->finished()->reason, FinishReason::kLength) << output->finished()->status;
+    return output;
   }
 
   static void ExpectSameBits(const std::vector<TokenLogprobs>& expected, const std::vector<TokenLogprobs>& got) {
@@ -157,6 +176,61 @@ TEST_P(EngineLlamaTest, PreemptionSharedPrefixesAndForksChangeNoBit) {
   }
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached_tokens, kPrefixTokens);
+}
+
+TEST_P(EngineLlamaTest, ABudgetThatCoversTheContextAnswersAsDenseBitForBit) {
+  const auto engine = MakeEngine({.max_num_seqs = 4, .max_num_batched_tokens = 64});
+  for (const int i : {8, 19, 31}) {
+    const auto dense = Answer(engine.get(), MakeRequest(i, *engine, "dense { }"));
+    for (const std::string options :
+         {"budget_tokens: 1024", "budget_ratio: 1", "budget_tokens: 128 dense_layers: 99"}) {
+      const auto quest = Answer(engine.get(), MakeRequest(i, *engine, "quest { " + options + " }"));
+      EXPECT_EQ(quest->tokens(), dense->tokens());
+      ExpectSameBits(dense->logprobs(), quest->logprobs());
+    }
+  }
+}
+
+// Pages written for a dense request hold no key bounds; a request that is preempted chooses again what it chose
+// first.
+TEST_P(EngineLlamaTest, SharedPagesAndReplayedTokensChooseTheSameBlocks) {
+  const std::string quest = "quest { budget_tokens: 64 sink_tokens: 0 recent_tokens: 9 }";
+  const auto roomy = MakeEngine({.max_num_seqs = 4, .max_num_batched_tokens = 64, .prefix_caching = false});
+  const auto tight =
+      MakeEngine({.max_num_seqs = 8, .max_num_batched_tokens = 64}, 30 * roomy->shape().kv_bytes_per_page());
+  const auto request = [&](int i, const Engine& engine) {
+    Request made = MakeRequest(i, engine, i % 4 == 0 ? "dense { }" : quest);
+    made.stop.max_tokens = 120;
+    return made;
+  };
+  std::vector<std::shared_ptr<RecordingOutput>> outputs;
+  for (int i = 0; i < 8; ++i) {
+    outputs.push_back(std::make_shared<RecordingOutput>());
+    ASSERT_THAT(tight->Submit(request(i, *tight), outputs.back()), IsOk());
+  }
+  while (tight->TEST_Step()) {
+  }
+  int64_t preemptions = 0;
+  for (int i = 0; i < 8; ++i) {
+    SCOPED_TRACE(i);
+    const RecordingOutput& crowded = *outputs[static_cast<size_t>(i)];
+    preemptions += crowded.finished()->statistics.preemptions;
+    const auto alone = Answer(roomy.get(), request(i, *roomy));
+    ASSERT_EQ(crowded.tokens(), alone->tokens());
+    ExpectSameBits(alone->logprobs(), crowded.logprobs());
+  }
+  EXPECT_GT(preemptions, 2) << "the pool is too large for this test";
+
+  // The prompt's pages come from a dense request now.
+  const auto sharing = MakeEngine({.max_num_seqs = 4, .max_num_batched_tokens = 64});
+  Request dense = MakeRequest(31, *sharing, "dense { }"), shared = MakeRequest(31, *sharing, quest);
+  shared.prompt_logprobs.reset();
+  const auto alone = Answer(roomy.get(), shared);
+  Answer(sharing.get(), std::move(dense));
+  const auto hit = Answer(sharing.get(), std::move(shared));
+  EXPECT_GE(hit->finished()->statistics.cached_prompt_tokens, 200);
+  EXPECT_EQ(hit->tokens(), alone->tokens());
+  ExpectSameBits(alone->logprobs(), hit->logprobs());
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, EngineLlamaTest,

@@ -84,7 +84,7 @@ TEST(PolicyRegistryTest, RefusesBadOptionsNamingFieldRuleAndValue) {
   const ModelShape shape;
   v1::AttentionSpec spec;
   EXPECT_THAT(registry.Create(spec, shape),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("known: dense, window")));
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("known: dense, quest, window")));
   spec.mutable_window()->set_window_tokens(0);
   EXPECT_THAT(registry.Create(spec, shape),
               StatusIs(absl::StatusCode::kInvalidArgument,

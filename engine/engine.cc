@@ -111,6 +111,7 @@ void Engine::BeginDrain() { inbox_->Close(); }
 void Engine::CancelAll() { inbox_->RequestCancelAll(); }
 bool Engine::WaitIdle(SteadyTime deadline) { return inbox_->WaitIdle(deadline); }
 EngineStats Engine::stats() const { return inbox_->stats(); }
+int64_t Engine::requests_queued_of(const std::string& tenant) const { return inbox_->requests_queued_of(tenant); }
 const ModelShape& Engine::shape() const { return parts_.model->shape(); }
 const ModelInfo& Engine::model_info() const { return parts_.model->info(); }
 const Backend& Engine::backend() const { return *parts_.backend; }

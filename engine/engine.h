@@ -58,6 +58,12 @@ struct EngineStats {
   absl::Status fault;          // not OK once the device has failed for good
 };
 
+// Which queue limit refused a request: the payload of Submit's RESOURCE_EXHAUSTED, under kQueueLimitPayload.
+inline constexpr char kQueueLimitPayload[] = "farspan/queue-limit";
+inline constexpr char kQueueLimitRequests[] = "requests";
+inline constexpr char kQueueLimitTokens[] = "tokens";
+inline constexpr char kQueueLimitTenant[] = "tenant";
+
 class EngineLoop;
 class EngineInbox;
 
@@ -87,6 +93,8 @@ class Engine {
   bool WaitIdle(SteadyTime deadline);
 
   EngineStats stats() const;
+  // The tenant's part of `requests_queued`.
+  int64_t requests_queued_of(const std::string& tenant) const;
   const ModelShape& shape() const;
   const ModelInfo& model_info() const;
   const Backend& backend() const;

@@ -137,6 +137,12 @@ EngineStats EngineInbox::stats() const {
   return stats_;
 }
 
+int64_t EngineInbox::requests_queued_of(const std::string& tenant) const {
+  MutexLock lock(&mutex_);
+  const auto queued = queued_by_tenant_.find(tenant);
+  return queued == queued_by_tenant_.end() ? 0 : queued->second;
+}
+
 bool EngineInbox::WaitIdle(SteadyTime deadline) {
   MutexLock lock(&mutex_);
   while (num_live_ != 0) {

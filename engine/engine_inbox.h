@@ -24,12 +24,6 @@ struct Submission {
   PromptKeys prompt_keys;
 };
 
-// Which queue limit refused a request; the payload of Offer's RESOURCE_EXHAUSTED, under kQueueLimitPayload.
-inline constexpr char kQueueLimitPayload[] = "farspan/queue-limit";
-inline constexpr char kQueueLimitRequests[] = "requests";
-inline constexpr char kQueueLimitTokens[] = "tokens";
-inline constexpr char kQueueLimitTenant[] = "tenant";
-
 // Thread-safe. Each sample of a request counts as queued from Offer until its OnLeftQueue; the prompt counts with the
 // first of them.
 class EngineInbox {
@@ -53,6 +47,7 @@ class EngineInbox {
   bool TakeCancelAll();
 
   EngineStats stats() const;
+  int64_t requests_queued_of(const std::string& tenant) const;
   // True once no accepted request is live.
   bool WaitIdle(SteadyTime deadline);
   const std::shared_ptr<Doorbell>& doorbell() const { return doorbell_; }

@@ -11,13 +11,23 @@ namespace farspan {
 namespace {
 
 constexpr int64_t kBytesPerToken = 4;
-constexpr double kMinRetrySeconds = 0.05;
-constexpr double kMaxRetrySeconds = 30.0;
 constexpr double kJitter = 0.2;
+// Jittered, between 50 ms and 30 s.
+constexpr double kMinRetrySeconds = 0.05 / (1 - kJitter);
+constexpr double kMaxRetrySeconds = 30.0 / (1 + kJitter);
 constexpr double kNewGapWeight = 0.2;
 
 SteadyDuration Seconds(double seconds) {
   return std::chrono::duration_cast<SteadyDuration>(std::chrono::duration<double>(seconds));
+}
+
+int64_t TokensOf(const GateRequest& request) { return std::max<int64_t>(1, request.bytes / kBytesPerToken); }
+
+bool Over(int64_t waiting, int64_t more, int64_t limit) { return waiting > 0 && waiting + more > limit; }
+
+absl::Status Full(absl::string_view reason, absl::string_view whose, int64_t limit, absl::string_view what) {
+  return MakeError(absl::StatusCode::kResourceExhausted, reason,
+                   absl::StrCat(whose, " is full: at most ", limit, " ", what, " may wait"));
 }
 
 }  // namespace
@@ -26,53 +36,73 @@ AdmissionTicket& AdmissionTicket::operator=(AdmissionTicket&& other) noexcept {
   if (this != &other) {
     Release();
     gate_ = std::exchange(other.gate_, nullptr);
-    tokens_ = other.tokens_;
+    request_ = std::move(other.request_);
+    queued_ = other.queued_;
   }
   return *this;
 }
 
-void AdmissionTicket::Release() {
-  if (gate_ != nullptr) std::exchange(gate_, nullptr)->Return(tokens_);
+void AdmissionTicket::LeaveQueue() {
+  if (gate_ != nullptr && std::exchange(queued_, false)) gate_->LeaveQueue(request_);
 }
 
-AdmissionGate::AdmissionGate(GateLimits limits, std::function<QueuedInEngine()> engine_queue, const Clock* clock)
+void AdmissionTicket::Release() {
+  LeaveQueue();
+  if (gate_ != nullptr) std::exchange(gate_, nullptr)->Leave();
+}
+
+AdmissionGate::AdmissionGate(GateLimits limits, EngineQueue engine_queue, const Clock* clock)
     : limits_(limits),
       engine_queue_(std::move(engine_queue)),
       clock_(clock),
-      last_end_(clock->Now()),
+      busy_since_(clock->Now()),
       jitter_(std::random_device()()) {}
 
-absl::StatusOr<AdmissionTicket> AdmissionGate::Take(int64_t request_bytes) {
-  const int64_t tokens = std::max<int64_t>(1, request_bytes / kBytesPerToken);
-  const QueuedInEngine queued = engine_queue_();
+absl::StatusOr<AdmissionTicket> AdmissionGate::Take(GateRequest request) {
+  const QueuedInEngine queued = engine_queue_(request.tenant);
   absl::Status refusal;
   {
     MutexLock lock(&mutex_);
-    const int64_t waiting_tokens = tokens_ + queued.tokens;
-    if (draining_) {
-      refusal = MakeError(absl::StatusCode::kUnavailable, reason::kDraining, "the server is shutting down");
-    } else if (requests_ + queued.requests >= limits_.max_queued_requests) {
-      refusal =
-          MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueFull,
-                    absl::StrCat("the queue is full: at most ", limits_.max_queued_requests, " requests may wait"));
-    } else if (waiting_tokens > 0 && waiting_tokens + tokens > limits_.max_queued_tokens) {
-      // A prompt longer than the whole limit may still wait alone.
-      refusal =
-          MakeError(absl::StatusCode::kResourceExhausted, reason::kTokensQueued,
-                    absl::StrCat("the queue is full: at most ", limits_.max_queued_tokens, " prompt tokens may wait"));
-    } else {
-      ++requests_;
-      tokens_ += tokens;
-      return AdmissionTicket(this, tokens);
+    refusal = Refusal(request, queued);
+    if (refusal.ok()) {
+      requests_ += request.slots;
+      tokens_ += TokensOf(request);
+      requests_by_tenant_[request.tenant] += request.slots;
+      if (num_calls_++ == 0) busy_since_ = clock_->Now();
+      return AdmissionTicket(this, std::move(request));
     }
   }
   return WithRetryAfter(std::move(refusal), RetryDelay());
 }
 
-void AdmissionGate::Return(int64_t tokens) {
+absl::Status AdmissionGate::Refusal(const GateRequest& request, const QueuedInEngine& queued) const {
+  if (draining_) return MakeError(absl::StatusCode::kUnavailable, reason::kDraining, "the server is shutting down");
+  if (Over(requests_ + queued.requests, request.slots, limits_.max_queued_requests)) {
+    return Full(reason::kQueueFull, "the queue", limits_.max_queued_requests, "requests");
+  }
+  const auto tenant = requests_by_tenant_.find(request.tenant);
+  const int64_t of_tenant = (tenant == requests_by_tenant_.end() ? 0 : tenant->second) + queued.requests_of_tenant;
+  if (Over(of_tenant, request.slots, limits_.max_queued_requests_per_tenant)) {
+    return Full(reason::kTenantQuota, "the tenant's share of the queue", limits_.max_queued_requests_per_tenant,
+                "of its requests");
+  }
+  if (Over(tokens_ + queued.tokens, TokensOf(request), limits_.max_queued_tokens)) {
+    return Full(reason::kTokensQueued, "the queue", limits_.max_queued_tokens, "prompt tokens");
+  }
+  return absl::OkStatus();
+}
+
+void AdmissionGate::LeaveQueue(const GateRequest& request) {
   MutexLock lock(&mutex_);
-  --requests_;
-  tokens_ -= tokens;
+  requests_ -= request.slots;
+  tokens_ -= TokensOf(request);
+  const auto tenant = requests_by_tenant_.find(request.tenant);
+  if ((tenant->second -= request.slots) == 0) requests_by_tenant_.erase(tenant);
+}
+
+void AdmissionGate::Leave() {
+  MutexLock lock(&mutex_);
+  --num_calls_;
 }
 
 void AdmissionGate::BeginDrain() {
@@ -85,20 +115,24 @@ bool AdmissionGate::draining() const {
   return draining_;
 }
 
-void AdmissionGate::OnRequestEnded() {
+void AdmissionGate::OnRequestEnded(int64_t slots) {
   const SteadyTime now = clock_->Now();
   MutexLock lock(&mutex_);
-  const double gap = std::chrono::duration<double>(now - last_end_).count();
-  last_end_ = now;
+  const double gap = std::chrono::duration<double>(now - busy_since_).count() / static_cast<double>(slots);
+  busy_since_ = now;
   mean_gap_seconds_ += kNewGapWeight * (std::min(gap, kMaxRetrySeconds) - mean_gap_seconds_);
 }
 
 SteadyDuration AdmissionGate::RetryDelay() {
+  const SteadyTime now = clock_->Now();
   MutexLock lock(&mutex_);
+  // Whoever was told to come back before has the turns before; those who never do leave theirs to time.
+  next_turn_ = std::max(next_turn_, now) + Seconds(mean_gap_seconds_);
+  next_turn_ = std::min(next_turn_, now + Seconds(kMaxRetrySeconds));
+  const double seconds = std::max(kMinRetrySeconds, std::chrono::duration<double>(next_turn_ - now).count());
   const double unit =
       static_cast<double>(jitter_() - jitter_.min()) / static_cast<double>(jitter_.max() - jitter_.min());
-  const double jittered = mean_gap_seconds_ * (1 - kJitter + 2 * kJitter * unit);
-  return Seconds(std::clamp(jittered, kMinRetrySeconds, kMaxRetrySeconds));
+  return Seconds(seconds * (1 - kJitter + 2 * kJitter * unit));
 }
 
 }  // namespace farspan

@@ -26,10 +26,8 @@ absl::StatusOr<CallSlot> CallRegistry::Enter(const std::string& peer) {
   MutexLock lock(&mutex_);
   const auto calls = calls_by_peer_.find(peer);
   if (calls != calls_by_peer_.end() && calls->second >= max_calls_per_connection_) {
-    return WithRetryAfter(
-        MakeError(absl::StatusCode::kResourceExhausted, reason::kConnectionLimit,
-                  absl::StrCat("at most ", max_calls_per_connection_, " calls at one time on one connection")),
-        std::chrono::seconds(1));
+    return MakeError(absl::StatusCode::kResourceExhausted, reason::kConnectionLimit,
+                     absl::StrCat("at most ", max_calls_per_connection_, " calls at one time on one connection"));
   }
   ++calls_by_peer_[peer];
   ++num_calls_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/comparison_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -35,11 +36,7 @@ grpc::ServerWriteReactor<v1::ComparePoliciesResponse>* ComparisonCall::Start(grp
   call->self_ = call;
   serving->calls->AddStream(call);
   absl::Status status = call->Admit();
-  if (status.ok() && !serving->text_pool->TryRun([call] { call->Parse(); })) {
-    status = WithRetryAfter(MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueFull,
-                                      "the queue is full: too many requests wait to be read"),
-                            serving->gate->RetryDelay());
-  }
+  if (status.ok() && !serving->text_pool->TryRun([call] { call->Parse(); })) status = TextPoolFull();
   if (!status.ok()) {
     MutexLock lock(&call->mutex_);
     call->EndCall(status);
@@ -54,26 +51,22 @@ ComparisonCall::ComparisonCall(grpc::CallbackServerContext* context, const v1::C
       serving_(serving),
       deadline_(DeadlineOf(*context, *serving->config)),
       has_deadline_(HasDeadline(*context)),
-      log_(kMethod, serving->metrics) {}
+      log_(kMethod, OriginOf(*context, *serving->config), serving->metrics) {}
 
 absl::Status ComparisonCall::Admit() {
-  const auto bytes = static_cast<int64_t>(request_->ByteSizeLong());
-  serving_->metrics->OnMessage(kMethod, MessageDirection::kReceived, bytes);
+  constexpr int64_t kMostRuns = 9;  // more are refused when the request is read
   MutexLock lock(&mutex_);
-  FARSPAN_RETURN_IF_ERROR(CheckRequestSize(bytes, *serving_->config));
-  FARSPAN_ASSIGN_OR_RETURN(slot_, serving_->calls->Enter(context()->peer()));
-  FARSPAN_ASSIGN_OR_RETURN(ticket_, serving_->gate->Take(bytes));
-  return absl::OkStatus();
+  return AdmitCall(*context(), log_,
+                   {.bytes = static_cast<int64_t>(request_->ByteSizeLong()),
+                    .slots = request_->concurrent() ? std::min<int64_t>(1 + request_->policies_size(), kMostRuns) : 1},
+                   *serving_, &slot_, &ticket_);
 }
 
 void ComparisonCall::Parse() {
   CallFacts facts;
   {
     MutexLock lock(&mutex_);
-    facts = {.request_id = log_.request_id(),
-             .arrival = log_.arrival(),
-             .deadline = deadline_,
-             .max_queue_duration = std::chrono::seconds(serving_->config->max_queue_seconds)};
+    facts = FactsOf(log_, deadline_, *serving_->config);
   }
   absl::StatusOr<std::vector<ParsedGeneration>> generations = ParseComparison(*request_, facts, *serving_->model);
   MutexLock lock(&mutex_);
@@ -92,7 +85,7 @@ void ComparisonCall::Parse() {
   }
   for (size_t i = rows_.size(); i > 0; --i) waiting_.push_back({.row = i - 1});
   Advance();
-  ticket_.Release();
+  ticket_.LeaveQueue();
 }
 
 void ComparisonCall::Advance() {
@@ -187,12 +180,13 @@ void ComparisonCall::Collect(const Run& run, const v1::GenerateResponse& respons
 }
 
 void ComparisonCall::OnRunEnd(const Run& run, const GenerationOutcome& outcome) {
-  serving_->gate->OnRequestEnded();
+  serving_->gate->OnRequestEnded(1);
   MutexLock lock(&mutex_);
   --num_running_;
   if (failure_.ok() && !outcome.status.ok()) {
     failure_ = outcome.status;
-    log_.SetOutcome(std::string(rows_[run.row].generation.request.policy->name()), outcome);
+    log_.SetGeneration(Logged(rows_[run.row].generation, request_->spec(), *serving_->model));
+    log_.SetOutcome(outcome);
   }
   Advance();
 }
@@ -230,7 +224,7 @@ void ComparisonCall::EndCall(const absl::Status& status) {
   log_.End(LoggedStatus(status), accepted_);
   ticket_.Release();
   slot_.Release();
-  End(absl::IsUnavailable(status) ? WithRetryAfter(status, serving_->gate->RetryDelay()) : status);
+  End(WithRetryHint(status, serving_->gate));
 }
 
 bool ComparisonCall::TryMerge(v1::ComparePoliciesResponse* back, v1::ComparePoliciesResponse& next) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/generate_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/base/status_macros.h"
@@ -13,6 +14,13 @@ namespace {
 constexpr absl::string_view kMethod = "Generate";
 
 }  // namespace
+
+LoggedGeneration Logged(const ParsedGeneration& generation, const v1::GenerationSpec& spec, const ServedModel& model) {
+  return {.policy = std::string(generation.request.policy->name()),
+          .model = model.name,
+          .is_chat = spec.prompt().has_chat(),
+          .num_samples = generation.request.num_samples};
+}
 
 bool MergeResponses(v1::GenerateResponse* back, v1::GenerateResponse& next) {
   if (back->has_delta() && next.has_delta()) {
@@ -36,11 +44,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateCall::Start(grpc::Callba
   call->self_ = call;
   serving->calls->AddStream(call);
   absl::Status status = call->Admit();
-  if (status.ok() && !serving->text_pool->TryRun([call] { call->ParseAndSubmit(); })) {
-    status = WithRetryAfter(MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueFull,
-                                      "the queue is full: too many requests wait to be read"),
-                            serving->gate->RetryDelay());
-  }
+  if (status.ok() && !serving->text_pool->TryRun([call] { call->ParseAndSubmit(); })) status = TextPoolFull();
   if (!status.ok()) call->Refuse(status);
   return call.get();
 }
@@ -50,26 +54,25 @@ GenerateCall::GenerateCall(grpc::CallbackServerContext* context, const v1::Gener
     : StreamReactor(context, kMethod, serving->metrics),
       request_(request),
       serving_(serving),
-      log_(kMethod, serving->metrics),
+      log_(kMethod, OriginOf(*context, *serving->config), serving->metrics),
       deadline_(DeadlineOf(*context, *serving->config)) {}
 
 absl::Status GenerateCall::Admit() {
-  const auto bytes = static_cast<int64_t>(request_->ByteSizeLong());
-  serving_->metrics->OnMessage(kMethod, MessageDirection::kReceived, bytes);
-  FARSPAN_RETURN_IF_ERROR(CheckRequestSize(bytes, *serving_->config));
-  FARSPAN_ASSIGN_OR_RETURN(slot_, serving_->calls->Enter(context()->peer()));
-  FARSPAN_ASSIGN_OR_RETURN(ticket_, serving_->gate->Take(bytes));
-  return absl::OkStatus();
+  MutexLock lock(&mutex_);
+  const int64_t samples = request_->spec().sampling().n();
+  return AdmitCall(
+      *context(), log_,
+      {.bytes = static_cast<int64_t>(request_->ByteSizeLong()), .slots = std::clamp<int64_t>(samples, 1, kMaxSamples)},
+      *serving_, &slot_, &ticket_);
 }
 
 void GenerateCall::ParseAndSubmit() {
   absl::StatusOr<std::shared_ptr<DeliverySink>> sink = Submit();
-  // The engine counts the request from here on.
-  ticket_.Release();
   if (!sink.ok()) return Refuse(sink.status());
   bool cancelled = false;
   {
-    MutexLock lock(&cancel_mutex_);
+    MutexLock lock(&mutex_);
+    ticket_.LeaveQueue();
     sink_ = *sink;
     cancelled = cancelled_;
   }
@@ -78,34 +81,34 @@ void GenerateCall::ParseAndSubmit() {
 
 absl::StatusOr<std::shared_ptr<DeliverySink>> GenerateCall::Submit() {
   {
-    MutexLock lock(&cancel_mutex_);
+    MutexLock lock(&mutex_);
     if (cancelled_) return MakeError(absl::StatusCode::kCancelled, reason::kCancelled, "the call was cancelled");
   }
-  FARSPAN_ASSIGN_OR_RETURN(
-      ParsedGeneration generation,
-      ParseGeneration(*request_,
-                      {.request_id = log_.request_id(),
-                       .arrival = log_.arrival(),
-                       .deadline = deadline_,
-                       .max_queue_duration = std::chrono::seconds(serving_->config->max_queue_seconds)},
-                      *serving_->model));
-  policy_ = std::string(generation.request.policy->name());
+  FARSPAN_ASSIGN_OR_RETURN(ParsedGeneration generation,
+                           ParseGeneration(*request_, FactsOf(log_, deadline_, *serving_->config), *serving_->model));
+  num_samples_ = generation.request.num_samples;
+  log_.SetGeneration(Logged(generation, request_->spec(), *serving_->model));
   return StartGeneration(std::move(generation), shared_from_this(), *serving_);
 }
 
 void GenerateCall::OnEnd(const GenerationOutcome& outcome) {
-  log_.SetOutcome(policy_, outcome);
+  log_.SetOutcome(outcome);
   log_.End(LoggedStatus(outcome.status), /*accepted=*/true);
-  serving_->gate->OnRequestEnded();
-  slot_.Release();
-  End(absl::IsUnavailable(outcome.status) ? WithRetryAfter(outcome.status, serving_->gate->RetryDelay())
-                                          : outcome.status);
+  serving_->gate->OnRequestEnded(num_samples_);
+  Leave();
+  End(WithRetryHint(outcome.status, serving_->gate));
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
   log_.End(status, /*accepted=*/false);
+  Leave();
+  End(WithRetryHint(status, serving_->gate));
+}
+
+void GenerateCall::Leave() {
+  MutexLock lock(&mutex_);
+  ticket_.Release();
   slot_.Release();
-  End(status);
 }
 
 void GenerateCall::OnCancel() {
@@ -113,7 +116,7 @@ void GenerateCall::OnCancel() {
   if (std::chrono::steady_clock::now() >= deadline_) return;
   std::shared_ptr<DeliverySink> sink;
   {
-    MutexLock lock(&cancel_mutex_);
+    MutexLock lock(&mutex_);
     cancelled_ = true;
     sink = sink_;
   }

@@ -12,6 +12,9 @@
 
 namespace farspan {
 
+// What the log says of a generation.
+LoggedGeneration Logged(const ParsedGeneration& generation, const v1::GenerationSpec& spec, const ServedModel& model);
+
 // Folds `next` into `back` where the two are of one kind that streams: deltas, progress.
 bool MergeResponses(v1::GenerateResponse* back, v1::GenerateResponse& next);
 
@@ -41,18 +44,19 @@ class GenerateCall final : public StreamReactor<v1::GenerateResponse>,
   absl::StatusOr<std::shared_ptr<DeliverySink>> Submit();
   // Ends a call that the engine has not accepted.
   void Refuse(const absl::Status& status);
+  void Leave();
 
   const v1::GenerateRequest* const request_;
   const ServingContext* const serving_;
   CallLog log_;
-  CallSlot slot_;
-  AdmissionTicket ticket_;
-  SteadyTime deadline_ = kNoDeadline;
-  std::string policy_;                  // set before Submit, read by the delivery
+  const SteadyTime deadline_;
+  int64_t num_samples_ = 1;             // set before the engine has the request, read by the delivery
   std::shared_ptr<GenerateCall> self_;  // until gRPC is done
-  Mutex cancel_mutex_;
-  bool cancelled_ ABSL_GUARDED_BY(cancel_mutex_) = false;
-  std::shared_ptr<DeliverySink> sink_ ABSL_GUARDED_BY(cancel_mutex_);
+  Mutex mutex_;
+  CallSlot slot_ ABSL_GUARDED_BY(mutex_);
+  AdmissionTicket ticket_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<DeliverySink> sink_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace farspan

@@ -39,7 +39,7 @@ JsonLine& JsonLine::Add(absl::string_view key, int64_t value) {
 
 JsonLine& JsonLine::Add(absl::string_view key, double value) {
   absl::StrAppendFormat(&fields_, "%s\"%s\":", fields_.empty() ? "" : ",", key);
-  absl::StrAppend(&fields_, std::isfinite(value) ? absl::StrFormat("%.3f", value) : "null");
+  absl::StrAppend(&fields_, std::isfinite(value) ? absl::StrFormat("%.9g", value) : "null");
   return *this;
 }
 

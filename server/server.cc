@@ -69,10 +69,13 @@ absl::Status Server::Serve(std::unique_ptr<ServedModel> model) {
   delivery_ = std::make_unique<Delivery>([calls = calls_.get()] { calls->CheckStalled(Now()); });
   gate_ = std::make_unique<AdmissionGate>(
       GateLimits{.max_queued_requests = engine->config().max_num_queued_requests,
+                 .max_queued_requests_per_tenant = engine->config().max_num_queued_requests_per_tenant,
                  .max_queued_tokens = engine->config().max_num_queued_tokens},
-      [engine] {
+      [engine](const std::string& tenant) {
         const EngineStats stats = engine->stats();
-        return QueuedInEngine{.requests = stats.requests_queued, .tokens = stats.tokens_queued};
+        return QueuedInEngine{.requests = stats.requests_queued,
+                              .requests_of_tenant = engine->requests_queued_of(tenant),
+                              .tokens = stats.tokens_queued};
       },
       Clock::Real());
   text_pool_ = std::make_unique<TextPool>(static_cast<int>(config_.text_threads),

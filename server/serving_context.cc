@@ -6,30 +6,40 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
 #include "server/error.h"
+#include "server/status_grpc.h"
 
 namespace farspan {
 namespace {
+
+absl::string_view QueueLimitReason(const absl::Status& status) {
+  const absl::optional<absl::Cord> limit = status.GetPayload(kQueueLimitPayload);
+  if (limit && *limit == kQueueLimitTenant) return reason::kTenantQuota;
+  if (limit && *limit == kQueueLimitTokens) return reason::kTokensQueued;
+  return reason::kQueueFull;
+}
+
+// Another attempt may pass where this one did not.
+bool IsTransient(const absl::Status& status) {
+  if (absl::IsUnavailable(status)) return true;
+  const std::string why = ReasonOf(status);
+  return why == reason::kQueueFull || why == reason::kTokensQueued || why == reason::kTenantQuota ||
+         why == reason::kQueueTimeout || why == reason::kConnectionLimit;
+}
 
 // The engine's refusals in the words of the error contract.
 absl::Status SubmitError(const absl::Status& status, const ServingContext& serving) {
   const Engine& engine = *serving.model->engine;
   switch (status.code()) {
-    case absl::StatusCode::kResourceExhausted: {
-      const EngineStats stats = engine.stats();
-      const bool by_count = stats.requests_queued >= engine.config().max_num_queued_requests;
-      return WithRetryAfter(
-          MakeError(status.code(), by_count ? reason::kQueueFull : reason::kTokensQueued, status.message()),
-          serving.gate->RetryDelay());
-    }
+    case absl::StatusCode::kResourceExhausted:
+      return MakeError(status.code(), QueueLimitReason(status), status.message());
     case absl::StatusCode::kUnavailable:
-      return WithRetryAfter(
-          MakeError(status.code(), engine.stats().fault.ok() ? reason::kDraining : reason::kDeviceLost,
-                    status.message()),
-          serving.gate->RetryDelay());
+      return MakeError(status.code(), engine.stats().fault.ok() ? reason::kDraining : reason::kDeviceLost,
+                       status.message());
     case absl::StatusCode::kInvalidArgument:
       return InvalidFields({{"spec", std::string(status.message())}}, reason::kKvNeverFits);
     case absl::StatusCode::kFailedPrecondition:
@@ -67,6 +77,39 @@ absl::Status CheckRequestSize(int64_t bytes, const ServerConfig& config) {
   return InvalidFields(
       {{"request", absl::StrCat("must have at most ", config.max_request_bytes, " bytes, got ", bytes)}},
       reason::kRequestTooLarge);
+}
+
+absl::Status WithRetryHint(absl::Status status, AdmissionGate* gate) {
+  if (status.ok() || RetryPushbackMilliseconds(status).has_value() || !IsTransient(status)) return status;
+  return WithRetryAfter(std::move(status), gate->RetryDelay());
+}
+
+CallOrigin OriginOf(const grpc::CallbackServerContext& context, const ServerConfig& config) {
+  return ReadOrigin(context.client_metadata(), config.trust_tenant_header);
+}
+
+CallFacts FactsOf(const CallLog& log, SteadyTime deadline, const ServerConfig& config) {
+  return {.request_id = log.request_id(),
+          .arrival = log.arrival(),
+          .deadline = deadline,
+          .max_queue_duration = std::chrono::seconds(config.max_queue_seconds),
+          .tenant = log.origin().tenant};
+}
+
+absl::Status AdmitCall(const grpc::CallbackServerContext& context, const CallLog& log, GateRequest request,
+                       const ServingContext& serving, CallSlot* slot, AdmissionTicket* ticket) {
+  serving.metrics->OnMessage(log.method(), MessageDirection::kReceived, request.bytes);
+  FARSPAN_RETURN_IF_ERROR(CheckRequestSize(request.bytes, *serving.config));
+  FARSPAN_RETURN_IF_ERROR(log.origin().refusal);
+  FARSPAN_ASSIGN_OR_RETURN(*slot, serving.calls->Enter(context.peer()));
+  request.tenant = log.origin().tenant;
+  FARSPAN_ASSIGN_OR_RETURN(*ticket, serving.gate->Take(std::move(request)));
+  return absl::OkStatus();
+}
+
+absl::Status TextPoolFull() {
+  return MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueFull,
+                   "the queue is full: too many requests wait to be read");
 }
 
 absl::StatusOr<std::shared_ptr<DeliverySink>> StartGeneration(ParsedGeneration generation,

@@ -9,6 +9,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include "server/admission_gate.h"
+#include "server/call_log.h"
 #include "server/call_registry.h"
 #include "server/config.h"
 #include "server/delivery.h"
@@ -39,6 +40,18 @@ SteadyTime DeadlineOf(const grpc::CallbackServerContext& context, const ServerCo
 
 // INVALID_ARGUMENT when a request message is above max_request_bytes.
 absl::Status CheckRequestSize(int64_t bytes, const ServerConfig& config);
+
+// Adds when to come back to a failure that another attempt may escape, unless it says so already.
+absl::Status WithRetryHint(absl::Status status, AdmissionGate* gate);
+
+CallOrigin OriginOf(const grpc::CallbackServerContext& context, const ServerConfig& config);
+CallFacts FactsOf(const CallLog& log, SteadyTime deadline, const ServerConfig& config);
+
+// What every call passes before any work is done for it. On failure the two may be taken or not.
+absl::Status AdmitCall(const grpc::CallbackServerContext& context, const CallLog& log, GateRequest request,
+                       const ServingContext& serving, CallSlot* slot, AdmissionTicket* ticket);
+// What a call ends with that was admitted and then found no place in the text pool.
+absl::Status TextPoolFull();
 
 // Hands a parsed request to the engine; its events go to `listener`. On failure the listener is never called, and the
 // status says what the error contract says.

@@ -14,27 +14,19 @@ namespace {
 
 // Shared by the gRPC thread and the text pool, one after the other.
 struct UnaryCall {
-  UnaryCall(grpc::CallbackServerContext* call_context, absl::string_view call_method,
-            const google::protobuf::Message* call_response, ServerMetrics* server_metrics)
+  UnaryCall(grpc::CallbackServerContext* call_context, absl::string_view method,
+            const google::protobuf::Message* call_response, const ServingContext& serving_context)
       : context(call_context),
         reactor(call_context->DefaultReactor()),
-        method(call_method),
         response(call_response),
-        metrics(server_metrics),
-        log(method, metrics) {}
+        serving(serving_context),
+        log(method, OriginOf(*call_context, *serving.config), serving.metrics) {}
 
-  absl::Status Admit(const ServingContext& serving, int64_t request_bytes) {
-    metrics->OnMessage(method, MessageDirection::kReceived, request_bytes);
-    FARSPAN_RETURN_IF_ERROR(CheckRequestSize(request_bytes, *serving.config));
-    FARSPAN_ASSIGN_OR_RETURN(slot, serving.calls->Enter(context->peer()));
-    FARSPAN_ASSIGN_OR_RETURN(ticket, serving.gate->Take(request_bytes));
-    return absl::OkStatus();
-  }
-
-  void End(const absl::Status& status, bool accepted) {
-    log.End(status, accepted);
+  void End(const absl::Status& result, bool accepted) {
+    log.End(result, accepted);
+    const absl::Status status = WithRetryHint(result, serving.gate);
     if (status.ok()) {
-      metrics->OnMessage(method, MessageDirection::kSent, static_cast<int64_t>(response->ByteSizeLong()));
+      serving.metrics->OnMessage(log.method(), MessageDirection::kSent, static_cast<int64_t>(response->ByteSizeLong()));
     }
     ticket.Release();
     slot.Release();
@@ -46,9 +38,8 @@ struct UnaryCall {
 
   grpc::CallbackServerContext* const context;
   grpc::ServerUnaryReactor* const reactor;
-  const absl::string_view method;
   const google::protobuf::Message* const response;
-  ServerMetrics* const metrics;
+  const ServingContext& serving;
   CallLog log;
   CallSlot slot;
   AdmissionTicket ticket;
@@ -59,14 +50,13 @@ struct UnaryCall {
 grpc::ServerUnaryReactor* RunUnaryCall(grpc::CallbackServerContext* context, const ServingContext* serving,
                                        absl::string_view method, const google::protobuf::Message& request,
                                        const google::protobuf::Message& response, std::function<absl::Status()> work) {
-  const auto call = std::make_shared<UnaryCall>(context, method, &response, serving->metrics);
+  const auto call = std::make_shared<UnaryCall>(context, method, &response, *serving);
   grpc::ServerUnaryReactor* const reactor = call->reactor;
-  absl::Status status = call->Admit(*serving, static_cast<int64_t>(request.ByteSizeLong()));
+  absl::Status status = AdmitCall(*context, call->log, {.bytes = static_cast<int64_t>(request.ByteSizeLong())},
+                                  *serving, &call->slot, &call->ticket);
   if (status.ok() &&
       !serving->text_pool->TryRun([call, work = std::move(work)] { call->End(work(), /*accepted=*/true); })) {
-    status = WithRetryAfter(MakeError(absl::StatusCode::kResourceExhausted, reason::kQueueFull,
-                                      "the queue is full: too many requests wait to be read"),
-                            serving->gate->RetryDelay());
+    status = TextPoolFull();
   }
   if (!status.ok()) call->End(status, /*accepted=*/false);
   return reactor;

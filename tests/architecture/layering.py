@@ -120,7 +120,7 @@ LAYERS: tuple[Layer, ...] = (
     Layer(
         ("server/",),
         ("server/", "engine/*", "engine/text/", *BELOW_ENGINE),
-        ("abseil", "spdlog", "protobuf", "grpc", "prometheus", "boost", "json"),
+        ("abseil", "spdlog", "protobuf", "grpc", "prometheus", "boost", "json", "openssl"),
     ),
     Layer(("clients/",), ("clients/",), ("abseil", "protobuf", "grpc", "json")),
     Layer(("clients/scrape/",), ("clients/scrape/",), ("abseil", "boost")),

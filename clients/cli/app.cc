@@ -95,8 +95,8 @@ Outcome Dispatch(const std::vector<std::string>& arguments, Console* console) {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
-  for (const auto create : {NewGenerateCommand, NewChatCommand, NewCompareCommand, NewBenchCommand, NewPoliciesCommand,
-                            NewTokenizeCommand, NewInfoCommand, NewHealthCommand}) {
+  for (const auto create : {NewGenerateCommand, NewChatCommand, NewCompareCommand, NewBenchCommand, NewTopCommand,
+                            NewPoliciesCommand, NewTokenizeCommand, NewInfoCommand, NewHealthCommand}) {
     commands.push_back(create());
   }
   return commands;

@@ -40,12 +40,15 @@ void AddLedger(const loadgen::Ledger& ledger, Json* json) {
   (*json)["errors_by_code"] = std::move(errors);
 }
 
-void AddDetails(const std::vector<loadgen::RequestRecord>& records, Json* json) {
-  for (const char* name : {"input_lens", "output_lens", "ttfts", "itls", "e2els", "start_times", "fates", "errors"}) {
+void AddDetails(const BenchRow& row, Json* json) {
+  for (const char* name :
+       {"input_lens", "cached_lens", "output_lens", "ttfts", "itls", "e2els", "start_times", "fates", "errors"}) {
     (*json)[name] = Json::array();
   }
-  for (const loadgen::RequestRecord& record : records) {
+  (*json)["trace_ids"] = row.trace_ids;
+  for (const loadgen::RequestRecord& record : row.records) {
     (*json)["input_lens"].push_back(record.input_tokens);
+    (*json)["cached_lens"].push_back(record.cached_tokens);
     (*json)["output_lens"].push_back(record.output_tokens);
     (*json)["ttfts"].push_back(record.ttft() ? Json(*record.ttft()) : Json(nullptr));
     (*json)["itls"].push_back(record.gaps_seconds);
@@ -127,7 +130,7 @@ Json BenchRowJson(const BenchOptions& options, const BenchResult& result, const 
   AddSummary("send_delay", row.report.send_delay, &json);
   json["max_send_delay_ms"] = row.report.send_delay.maximum;
   AddLedger(row.report.ledger, &json);
-  if (options.save_detailed) AddDetails(row.records, &json);
+  if (options.save_detailed) AddDetails(row, &json);
   return json;
 }
 

@@ -9,8 +9,8 @@
 #include "absl/strings/str_split.h"
 #include "clients/cli/attention_flag.h"
 #include "clients/cli/generation_flags.h"
+#include "clients/cli/metrics_address.h"
 #include "clients/cli/number_flags.h"
-#include "clients/scrape/http_get.h"
 
 namespace farspan::cli {
 namespace {
@@ -167,14 +167,8 @@ void BenchOptions::AddReportFlags(FlagSet* flags) {
                      "requests.",
               .several = true,
               .set = [this](const std::string& text) { return loadgen::ParseServiceLevel(text, &goodput); }});
-  flags->Add({.name = "metrics-url",
-              .value_name = "URL",
-              .doc = "Where the server's metrics are read before and after each run; none leaves that out [default "
-                     "http://HOST:8002/metrics with the server's host].",
-              .set = [this](const std::string& text) {
-                metrics_url = text;
-                return text == "none" ? absl::OkStatus() : ParseHttpUrl(text).status();
-              }});
+  AddMetricsUrlFlag("Where the server's metrics are read before and after each run", &metrics_url, flags);
+  flags->AddSwitch("metrics", "Reads them [default on].", &metrics);
   flags->AddSwitch("save-result", "Writes each row as a JSON file.", &save_result);
   flags->AddSwitch("save-detailed", "Puts the values of every request into the JSON.", &save_detailed);
   flags->AddText("result-dir", "DIR", "Where the files go [default: here].", &result_dir);

@@ -46,6 +46,7 @@ struct BenchOptions {
   std::vector<double> metric_percentiles{99};
   loadgen::ServiceLevel goodput;
   std::optional<std::string> metrics_url;
+  bool metrics = true;
   bool save_result = false;
   bool save_detailed = false;
   std::string result_dir = ".";

@@ -5,18 +5,18 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "clients/cli/attention_flag.h"
+#include "clients/cli/metrics_address.h"
 #include "clients/cli/progress_line.h"
 #include "clients/loadgen/arrivals.h"
 #include "clients/loadgen/load_run.h"
-#include "clients/scrape/http_get.h"
 
 namespace farspan::cli {
 namespace {
 
-constexpr const char* kMetricsPort = "8002";
 // Prompts of warm-ups lie beyond those of any run.
 constexpr size_t kFirstWarmupIndex = size_t{1} << 32;
 
@@ -39,20 +39,6 @@ Disturbance DrawDisturbance(const BenchOptions& options) {
     drawn.has_deadline.push_back(options.deadline_ms > 0 && share(bits) < options.deadline_fraction);
   }
   return drawn;
-}
-
-std::string MetricsUrl(const BenchOptions& options, const std::string& target) {
-  if (options.metrics_url) return *options.metrics_url == "none" ? "" : *options.metrics_url;
-  if (absl::StartsWith(target, "unix:")) return "";
-  return absl::StrCat("http://", target.substr(0, target.rfind(':')), ":", kMetricsPort, "/metrics");
-}
-
-absl::StatusOr<MetricsSnapshot> Scrape(const std::string& url) {
-  const absl::StatusOr<HttpUrl> parsed = ParseHttpUrl(url);
-  if (!parsed.ok()) return parsed.status();
-  const absl::StatusOr<std::string> text = HttpGet(*parsed);
-  if (!text.ok()) return text.status();
-  return MetricsSnapshot::Parse(*text);
 }
 
 class Bench {
@@ -91,18 +77,18 @@ class Bench {
     result_.model_name = info->model().name();
     vocabulary_size_ = info->model().vocabulary_size();
     if (policies_.empty()) policies_.push_back(info->default_attention());
-    metrics_url_ = MetricsUrl(options_, connection_.Target(*console_));
-    return CheckMetrics();
+    return ChooseMetrics();
   }
 
   // A URL that was given must work; a guessed one may not.
-  Outcome CheckMetrics() {
+  Outcome ChooseMetrics() {
+    if (!options_.metrics) return {};
+    metrics_url_ = options_.metrics_url.value_or(DefaultMetricsUrl(connection_.Target(*console_)));
     if (metrics_url_.empty()) return {};
-    const absl::Status status = Scrape(metrics_url_).status();
+    const absl::Status status = ScrapeMetrics(metrics_url_).status();
     if (status.ok()) return {};
-    const std::string why = absl::StrCat("cannot read the server's metrics at ", metrics_url_, ": ", status.message());
-    if (options_.metrics_url) return {ExitCode::kUnavailable, why};
-    Note(absl::StrCat(why, "; --metrics-url names another address"));
+    if (options_.metrics_url) return {ExitCode::kUnavailable, std::string(status.message())};
+    Note(absl::StrCat(status.message(), "; --metrics-url names another address"));
     metrics_url_.clear();
     return {};
   }
@@ -137,7 +123,15 @@ class Bench {
     spec->mutable_sampling()->set_seed(options_.seed + static_cast<int64_t>(index % kFirstWarmupIndex));
     *call.request.mutable_attention() = policy;
     call.options.stop = {};  // a stop goes through the run, which cancels its calls itself
+    if (options_.save_detailed) {
+      call.options.traceparent = absl::StrFormat("00-%s-%016x-01", TraceId(index), index + 1);
+    }
     return call;
+  }
+
+  // Unique among the requests of the runs of this and, by its time, of other programs.
+  std::string TraceId(size_t index) const {
+    return absl::StrFormat("%016x%08x%08x", trace_time_, result_.runs.size(), index);
   }
 
   void WarmUp(const loadgen::Dataset& dataset, const std::vector<v1::AttentionSpec>& policies) {
@@ -191,7 +185,7 @@ class Bench {
 
   absl::StatusOr<MetricsSnapshot> ScrapeIfWanted() const {
     if (metrics_url_.empty()) return absl::UnavailableError("not wanted");
-    return Scrape(metrics_url_);
+    return ScrapeMetrics(metrics_url_);
   }
 
   std::string RunName(const std::vector<v1::AttentionSpec>& policies, int64_t length) const {
@@ -210,7 +204,9 @@ class Bench {
       std::vector<const loadgen::RequestRecord*> own;
       for (size_t k = i; k < records.size(); k += policies.size()) {
         own.push_back(&records[k]);
-        if (options_.save_detailed) row.records.push_back(records[k]);
+        if (!options_.save_detailed) continue;
+        row.records.push_back(records[k]);
+        row.trace_ids.push_back(TraceId(k));
       }
       row.report = loadgen::MakeReport(own, duration,
                                        {.percents = options_.metric_percentiles, .service_level = options_.goodput});
@@ -276,6 +272,7 @@ class Bench {
   std::vector<Client> clients_;
   std::string metrics_url_;  // empty: not read
   int64_t vocabulary_size_ = 0;
+  const int64_t trace_time_ = absl::GetCurrentTimeNanos();
   size_t num_runs_ = 0;
 };
 

@@ -21,7 +21,9 @@ struct BenchRow {
   std::string policy;                    // AttentionLabel of it
   std::optional<int64_t> prompt_length;  // of random prompts, shared prefix included
   loadgen::LoadReport report;
-  std::vector<loadgen::RequestRecord> records;  // of this row's requests, where details were asked for
+  // Of this row's requests, where details were asked for, and the ids under which the server logged them.
+  std::vector<loadgen::RequestRecord> records;
+  std::vector<std::string> trace_ids;
 };
 
 // One sending of all prompts: one row, or one a policy where they were mixed.

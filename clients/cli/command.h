@@ -57,6 +57,7 @@ std::unique_ptr<Command> NewGenerateCommand();
 std::unique_ptr<Command> NewChatCommand();
 std::unique_ptr<Command> NewCompareCommand();
 std::unique_ptr<Command> NewBenchCommand();
+std::unique_ptr<Command> NewTopCommand();
 std::unique_ptr<Command> NewPoliciesCommand();
 std::unique_ptr<Command> NewTokenizeCommand();
 std::unique_ptr<Command> NewInfoCommand();

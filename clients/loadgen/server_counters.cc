@@ -68,8 +68,8 @@ ServerCounters CountersBetween(const MetricsSnapshot& before, const MetricsSnaps
   counters.calls = difference.By("farspan_grpc_requests_total", "code", {{"method", "Generate"}});
   counters.preemptions = difference.Of("farspan_preemptions_total");
   if (!counters.preemptions) counters.preemptions = difference.Of("vllm:num_preemptions_total");
-  counters.prefix_cache_queries = difference.Of("vllm:prefix_cache_queries_total");
-  counters.prefix_cache_hits = difference.Of("vllm:prefix_cache_hits_total");
+  counters.prefix_cache_queries = difference.Of("farspan_prefix_cache_queried_tokens_total");
+  counters.prefix_cache_hits = difference.Of("farspan_prefix_cache_hit_tokens_total");
   return counters;
 }
 

@@ -37,6 +37,20 @@ TEST_F(FlagSetTest, TheLastOfTwoValuesCounts) {
   EXPECT_EQ(file_, "b");
 }
 
+TEST_F(FlagSetTest, AFlagOfSeveralValuesTakesAllUpToTheNextFlag) {
+  std::vector<std::string> goals;
+  flags_.Add({.name = "goodput", .value_name = "NAME:MS", .several = true, .set = [&](const std::string& text) {
+                goals.push_back(text);
+                return text == "bad" ? absl::InvalidArgumentError("must be good") : absl::OkStatus();
+              }});
+  ASSERT_THAT(flags_.Parse({"--goodput", "a", "b", "--ignore-eos", "--goodput=c", "d"}), IsOk());
+  EXPECT_EQ(goals, (std::vector<std::string>{"a", "b", "c", "d"}));
+  EXPECT_TRUE(ignore_eos_);
+  EXPECT_THAT(flags_.Parse({"--goodput", "a", "bad"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--goodput: must be good")));
+  EXPECT_THAT(flags_.Parse({"--goodput"}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("needs a value")));
+}
+
 TEST_F(FlagSetTest, SwitchesHaveANegativeForm) {
   ASSERT_THAT(flags_.Parse({"--ignore-eos"}), IsOk());
   EXPECT_TRUE(ignore_eos_);

@@ -102,10 +102,13 @@ void EngineLoop::ReportToken(Sequence* sequence, TokenId token, std::vector<Toke
   const bool first = sequence->num_generated() == 0;
   const SteadyTime previous = first ? sequence->statistics().arrival : sequence->statistics().last_token;
   sequence->AppendToken(token, now);
-  // The request's first token is the first sample's.
-  if (!first || !sequence->follows()) {
-    parts_->metrics->OnToken(sequence->request().policy->name(), first, now - previous, sequence->prompt_tokens());
-  }
+  const TokenEvent::Place place = !first                ? TokenEvent::Place::kLater
+                                  : sequence->follows() ? TokenEvent::Place::kFirstOfSample
+                                                        : TokenEvent::Place::kFirstOfRequest;
+  parts_->metrics->OnToken({.policy = sequence->request().policy->name(),
+                            .place = place,
+                            .gap = now - previous,
+                            .prompt_tokens = sequence->prompt_tokens()});
   sequence->group().Emit(
       NewTokensEvent{.sample = sequence->sample(), .tokens = {token}, .logprobs = std::move(logprobs)});
 }

@@ -128,10 +128,15 @@ void NativeFamilies::OnTraffic(const TrafficEvent& event) {
   series.entries_candidate[phase]->Increment(static_cast<double>(event.traffic.entries_candidate));
 }
 
-void NativeFamilies::OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) {
-  PolicySeries& series = Of(policy);
-  (first ? series.first_token : series.inter_token)[BandOf(prompt_tokens)]->Observe(MetricSeconds(gap));
+void NativeFamilies::OnToken(const TokenEvent& event) {
+  PolicySeries& series = Of(event.policy);
   series.generated->Increment();
+  const size_t band = BandOf(event.prompt_tokens);
+  if (event.place == TokenEvent::Place::kFirstOfRequest) {
+    series.first_token[band]->Observe(MetricSeconds(event.gap));
+  } else if (event.place == TokenEvent::Place::kLater) {
+    series.inter_token[band]->Observe(MetricSeconds(event.gap));
+  }
 }
 
 void NativeFamilies::OnRequestFinished(const RequestFinishedEvent& event) {
@@ -153,8 +158,8 @@ void NativeFamilies::OnRequestFinished(const RequestFinishedEvent& event) {
       static_cast<double>(statistics.prefill.entries_candidate + statistics.decode.entries_candidate);
   const auto selected = static_cast<double>(statistics.prefill.entries_selected + statistics.decode.entries_selected);
   if (candidate > 0) series.selected_ratio->Observe(selected / candidate);
-  if (statistics.generated_tokens > 1) {
-    series.per_token[band]->Observe(decode_seconds / static_cast<double>(statistics.generated_tokens - 1));
+  if (event.longest_sample_tokens > 1) {
+    series.per_token[band]->Observe(decode_seconds / static_cast<double>(event.longest_sample_tokens - 1));
   }
 }
 

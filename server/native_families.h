@@ -22,7 +22,7 @@ class NativeFamilies {
 
   void OnStep(const StepEvent& event);
   void OnTraffic(const TrafficEvent& event);
-  void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens);
+  void OnToken(const TokenEvent& event);
   void OnRequestFinished(const RequestFinishedEvent& event);
   void OnPreempted(std::string_view policy);
   void OnPrefixLookup(const PrefixLookupEvent& event);

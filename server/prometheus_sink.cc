@@ -40,9 +40,9 @@ void PrometheusSink::OnTraffic(const TrafficEvent& event) {
   if (native_) native_->OnTraffic(event);
 }
 
-void PrometheusSink::OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) {
-  if (native_) native_->OnToken(policy, first, gap, prompt_tokens);
-  if (vllm_) vllm_->OnToken(first, gap);
+void PrometheusSink::OnToken(const TokenEvent& event) {
+  if (native_) native_->OnToken(event);
+  if (vllm_) vllm_->OnToken(event);
 }
 
 void PrometheusSink::OnRequestFinished(const RequestFinishedEvent& event) {

@@ -63,7 +63,7 @@ class PrometheusSink final : public MetricsSink, public ServerMetrics {
 
   void OnStep(const StepEvent& event) override;
   void OnTraffic(const TrafficEvent& event) override;
-  void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) override;
+  void OnToken(const TokenEvent& event) override;
   void OnRequestFinished(const RequestFinishedEvent& event) override;
   void OnPreempted(std::string_view policy) override;
   void OnPrefixLookup(const PrefixLookupEvent& event) override;

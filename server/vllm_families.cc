@@ -52,13 +52,13 @@ void VllmFamilies::OnStep(const StepEvent& event) {
   iteration_tokens_->Observe(static_cast<double>(event.decode_rows + event.prefill_tokens));
 }
 
-void VllmFamilies::OnToken(bool first, SteadyDuration gap) {
+void VllmFamilies::OnToken(const TokenEvent& event) {
   generation_tokens_->Increment();
-  if (first) {
-    first_token_->Observe(MetricSeconds(gap));
-  } else {
-    inter_token_->Observe(MetricSeconds(gap));
-    time_per_output_token_->Observe(MetricSeconds(gap));
+  if (event.place == TokenEvent::Place::kFirstOfRequest) {
+    first_token_->Observe(MetricSeconds(event.gap));
+  } else if (event.place == TokenEvent::Place::kLater) {
+    inter_token_->Observe(MetricSeconds(event.gap));
+    time_per_output_token_->Observe(MetricSeconds(event.gap));
   }
 }
 
@@ -104,8 +104,8 @@ void VllmFamilies::OnRequestFinished(const RequestFinishedEvent& event) {
   prefill_->Observe(MetricSeconds(statistics.first_token - statistics.first_step));
   const double decode_seconds = MetricSeconds(statistics.last_token - statistics.first_token);
   decode_->Observe(decode_seconds);
-  if (statistics.generated_tokens > 1) {
-    per_token_->Observe(decode_seconds / static_cast<double>(statistics.generated_tokens - 1));
+  if (event.longest_sample_tokens > 1) {
+    per_token_->Observe(decode_seconds / static_cast<double>(event.longest_sample_tokens - 1));
   }
 }
 

@@ -15,7 +15,7 @@ class VllmFamilies {
   VllmFamilies(const MetricsOptions& options, SeriesMaker* maker);
 
   void OnStep(const StepEvent& event);
-  void OnToken(bool first, SteadyDuration gap);
+  void OnToken(const TokenEvent& event);
   void OnRequestFinished(const RequestFinishedEvent& event);
   void OnPreempted();
   void OnPrefixLookup(const PrefixLookupEvent& event);

@@ -27,6 +27,19 @@ struct TrafficEvent {
   AttentionTraffic traffic;
 };
 
+// One generated token.
+struct TokenEvent {
+  enum class Place : uint8_t {
+    kFirstOfRequest,  // gap: since the request's arrival
+    kFirstOfSample,   // of another sample than the first; has no gap of its own
+    kLater,           // gap: since the sample's previous token
+  };
+  std::string_view policy;
+  Place place = Place::kLater;
+  SteadyDuration gap{};
+  int64_t prompt_tokens = 0;
+};
+
 struct RequestFinishedEvent {
   std::string_view policy;
   FinishReason reason = FinishReason::kError;
@@ -70,8 +83,7 @@ class MetricsSink {
   virtual ~MetricsSink() = default;
   virtual void OnStep(const StepEvent& event) = 0;
   virtual void OnTraffic(const TrafficEvent& event) = 0;
-  // `gap` is the time since the request's previous token, or since its arrival for the first one.
-  virtual void OnToken(std::string_view policy, bool first, SteadyDuration gap, int64_t prompt_tokens) = 0;
+  virtual void OnToken(const TokenEvent& event) = 0;
   virtual void OnRequestFinished(const RequestFinishedEvent& event) = 0;
   // A running request was stopped to make room; it will be computed again.
   virtual void OnPreempted(std::string_view policy) = 0;
@@ -84,7 +96,7 @@ class NullMetricsSink final : public MetricsSink {
  public:
   void OnStep(const StepEvent&) override {}
   void OnTraffic(const TrafficEvent&) override {}
-  void OnToken(std::string_view, bool, SteadyDuration, int64_t) override {}
+  void OnToken(const TokenEvent&) override {}
   void OnRequestFinished(const RequestFinishedEvent&) override {}
   void OnPreempted(std::string_view) override {}
   void OnPrefixLookup(const PrefixLookupEvent&) override {}

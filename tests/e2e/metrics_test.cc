@@ -34,13 +34,16 @@ TEST(MetricsServingTest, CountWhatHappensAndNeverGrowASeries) {
     harness.Generate(request);
   }
   harness.Generate(GreedyRequest("hello", 5));
+  v1::GenerateRequest samples = GreedyRequest("samples", 4);
+  samples.mutable_spec()->mutable_sampling()->set_n(3);
+  harness.Generate(samples);
   ASSERT_TRUE(harness.WaitForIdlePages());
   const std::string after = harness.Get("/metrics").second;
   EXPECT_EQ(SeriesOf(after), SeriesOf(before));
-  EXPECT_THAT(after, HasSubstr("vllm:generation_tokens_total{engine=\"0\",model_name=\"tiny\"} 5\n"));
+  EXPECT_THAT(after, HasSubstr("vllm:generation_tokens_total{engine=\"0\",model_name=\"tiny\"} 17\n"));
   EXPECT_THAT(after, HasSubstr("reason=\"model_not_found\"} 40\n"));
   EXPECT_THAT(after, HasSubstr("farspan_requests_finished_total{attention_policy=\"dense\",finish_reason=\"length\","
-                               "model_name=\"tiny\"} 1\n"));
+                               "model_name=\"tiny\"} 2\n"));
   EXPECT_THAT(after, Not(HasSubstr("junk")));
 }
 

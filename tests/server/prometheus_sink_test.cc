@@ -196,7 +196,7 @@ TEST_F(PrometheusSinkTest, AFinishedRequestCountsOnceInBothLayers) {
                            .reason = FinishReason::kLength,
                            .request = &request,
                            .statistics = &statistics,
-                           .longest_sample_tokens = 12});
+                           .longest_sample_tokens = 11});
   const Page page = Read();
   EXPECT_EQ(Sum(page, "farspan_requests_finished_total", {{"attention_policy", "window"}, {"finish_reason", "length"}}),
             1);
@@ -213,11 +213,13 @@ TEST_F(PrometheusSinkTest, AFinishedRequestCountsOnceInBothLayers) {
         "farspan_request_kv_selected_ratio_sum{attention_policy=\"window\",model_name=\"tiny\"} 0.25\n",
         "vllm:request_params_n_sum{engine=\"0\",model_name=\"tiny\"} 3\n",
         "vllm:request_params_max_tokens_sum{engine=\"0\",model_name=\"tiny\"} 40\n",
-        "vllm:request_max_num_generation_tokens_sum{engine=\"0\",model_name=\"tiny\"} 12\n",
+        "vllm:request_max_num_generation_tokens_sum{engine=\"0\",model_name=\"tiny\"} 11\n",
         "vllm:request_generation_tokens_sum{engine=\"0\",model_name=\"tiny\"} 30\n",
         "vllm:request_prefill_kv_computed_tokens_sum{engine=\"0\",model_name=\"tiny\"} 4000\n",
         "vllm:request_num_preemptions_sum{engine=\"0\",model_name=\"tiny\"} 2\n",
-        "vllm:request_decode_time_seconds_sum{engine=\"0\",model_name=\"tiny\"} 2\n"}) {
+        "vllm:request_decode_time_seconds_sum{engine=\"0\",model_name=\"tiny\"} 2\n",
+        "farspan_request_time_per_output_token_seconds_sum{attention_policy=\"window\",context_band=\"le16k\","
+        "model_name=\"tiny\"} 0.2\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }
@@ -250,6 +252,25 @@ TEST_F(PrometheusSinkTest, CountsWhatEachEventSays) {
   EXPECT_THAT(sink_.Text(readings),
               HasSubstr("farspan_engine_step_seconds_count{model_name=\"tiny\",phase=\"mixed\"} 1"));
   EXPECT_EQ(Sum(Read(readings), "farspan_attention_seconds_total"), 4) << "read twice, counted once";
+}
+
+TEST_F(PrometheusSinkTest, EveryTokenCountsAndASampleThatFollowsHasNoFirstLatency) {
+  using Place = TokenEvent::Place;
+  for (const Place place : {Place::kFirstOfRequest, Place::kFirstOfSample, Place::kLater, Place::kLater}) {
+    sink_.OnToken({.policy = "dense", .place = place, .gap = std::chrono::seconds(1), .prompt_tokens = 4097});
+  }
+  const std::string text = sink_.Text({});
+  for (const char* line :
+       {"farspan_generation_tokens_total{attention_policy=\"dense\",model_name=\"tiny\"} 4\n",
+        "farspan_time_to_first_token_seconds_count{attention_policy=\"dense\",context_band=\"le16k\","
+        "model_name=\"tiny\"} 1\n",
+        "farspan_inter_token_latency_seconds_count{attention_policy=\"dense\",context_band=\"le16k\","
+        "model_name=\"tiny\"} 2\n",
+        "vllm:generation_tokens_total{engine=\"0\",model_name=\"tiny\"} 4\n",
+        "vllm:time_to_first_token_seconds_count{engine=\"0\",model_name=\"tiny\"} 1\n",
+        "vllm:inter_token_latency_seconds_count{engine=\"0\",model_name=\"tiny\"} 2\n"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
 }
 
 TEST_F(PrometheusSinkTest, EveryReasonOfAnErrorHasItsOwnSeries) {
@@ -307,7 +328,7 @@ v1::GenerateRequest JunkRequest(int i, const std::string& junk) {
 
 void Finish(const Request& request, PrometheusSink* sink) {
   const RequestStatistics statistics = {.prompt_tokens = 1, .generated_tokens = 1};
-  sink->OnToken(request.policy->name(), true, {}, 1);
+  sink->OnToken({.policy = request.policy->name(), .place = TokenEvent::Place::kFirstOfRequest, .prompt_tokens = 1});
   sink->OnRequestFinished({.policy = request.policy->name(),
                            .reason = FinishReason::kLength,
                            .request = &request,

@@ -48,7 +48,7 @@ class StepRecorder final : public MetricsSink {
 
   void OnStep(const StepEvent& event) override { step_ = event; }
   void OnTraffic(const TrafficEvent&) override {}
-  void OnToken(std::string_view, bool, SteadyDuration, int64_t) override {}
+  void OnToken(const TokenEvent&) override {}
   void OnRequestFinished(const RequestFinishedEvent&) override { ++num_finished_; }
   void OnPreempted(std::string_view) override { ++num_preemptions_; }
   void OnPrefixLookup(const PrefixLookupEvent& event) override { num_prefix_hits_ += event.hit_tokens > 0 ? 1 : 0; }

@@ -223,7 +223,11 @@ std::vector<PolicyGauges> EngineLoop::GaugesByPolicy() const {
   for (const auto& sequence : scheduler_.running()) {
     PolicyGauges& gauge = of(*sequence);
     ++gauge.requests_running;
-    gauge.resident_bytes += sequence->block_table().num_resident_pages() * parts_->model->shape().kv_bytes_per_page();
+    const int64_t pages = sequence->block_table().num_resident_pages();
+    gauge.resident_bytes += pages * parts_->model->shape().kv_bytes_per_page();
+    if ((sequence->request().policy->needs() & kSelectorFeatures) != PlanFeatures::kNone) {
+      gauge.side_data_bytes += pages * parts_->kv_cache->side_data_bytes_per_page();
+    }
     gauge.logical_tokens += sequence->computed();
     gauge.resident_tokens += sequence->computed() - sequence->block_table().dropped_tokens();
   }

@@ -69,10 +69,10 @@ inline constexpr std::string_view kFinishReasons[] = {"stop",     "length",     
                                                       "deadline", "queue_timeout", "error"};
 // The reasons of server/error.h in small letters; `other` is any that is not listed.
 inline constexpr std::string_view kRejectionReasons[] = {
-    "invalid_field", "request_too_large",  "prompt_too_long",  "kv_never_fits",   "chat_unsupported", "queue_full",
-    "tokens_queued", "policy_unsupported", "connection_limit", "model_not_found", "tenant_quota",     "queue_timeout",
-    "slow_reader",   "deadline_exceeded",  "draining",         "device_lost",     "cancelled",        "internal",
-    "other"};
+    "invalid_field", "request_too_large", "prompt_too_long",    "kv_never_fits",    "chat_unsupported",
+    "queue_full",    "tokens_queued",     "policy_unsupported", "connection_limit", "model_not_found",
+    "tenant_quota",  "queue_timeout",     "slow_reader",        "out_of_memory",    "deadline_exceeded",
+    "draining",      "device_lost",       "cancelled",          "internal",         "other"};
 inline constexpr std::string_view kPromptSources[] = {"computed", "cached"};
 inline constexpr std::string_view kPageStates[] = {"free", "used", "cached"};
 inline constexpr std::string_view kMemoryKindNames[] = {"weights",     "kv_used",   "kv_cached", "kv_free",

@@ -45,8 +45,10 @@ VARIABLES = {
     "$context_band": "le4k",
 }
 
-# Panels that may show nothing but zeros: no policy of the load keeps side data in the hash model, which has no kernels.
-MAY_BE_ZERO = {"Side data", "Time in attention"}
+# Policies that need an option to be set.
+OPTIONS = {"quest": "quest { budget_tokens: 256 }"}
+# Panels that may show nothing but zeros: the hash model calls no attention kernel.
+MAY_BE_ZERO = {"Time in attention"}
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -228,14 +230,14 @@ def finish(command: list[str], status: int, deadline: float, process: subprocess
         raise Failure(f"farspan {command[1]}: exit status {process.returncode}: {errors.decode()}")
 
 
-def run_load(call: list[str], policies: list[str], deadline: float) -> None:
+def run_load(call: list[str], specs: list[str], deadline: float) -> None:
     """Every policy in one batch on one prompt, in two waves so that the second finds the prompt cached; a comparison; a
     call that is refused."""
     cli, *flags = call
     prompt = ["--prompt", "All the world is a stage, and all the men and women are merely players. " * 12]
     flags = [*flags, *prompt, "--temperature", "0", "--max-tokens", "60"]
-    others = [argument for policy in policies for argument in ("--attention", policy)]
-    wave = [[cli, "generate", *flags, "--ignore-eos", "--attention", policy] for policy in policies]
+    others = [argument for spec in specs for argument in ("--attention", spec)]
+    wave = [[cli, "generate", *flags, "--ignore-eos", "--attention", spec] for spec in specs]
     for commands in (wave, wave, [[cli, "compare", *flags, "--reference", "dense", *others]]):
         running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
         for command, process in zip(commands, running, strict=True):
@@ -245,12 +247,12 @@ def run_load(call: list[str], policies: list[str], deadline: float) -> None:
         raise Failure("a request for another model was not refused")
 
 
-def long_calls(call: list[str], policies: list[str]) -> Iterator[list[str]]:
+def long_calls(call: list[str], specs: list[str]) -> Iterator[list[str]]:
     """Calls that fill the seats for as long as the checks take: one a policy, and samples until some must wait."""
     cli, *flags = call
     base = [cli, "generate", *flags, "--ignore-eos", "--max-tokens", "8000", "--temperature", "1"]
-    for number, policy in enumerate(policies):
-        yield [*base, "--attention", policy, "--prompt", f"{number}"]
+    for number, spec in enumerate(specs):
+        yield [*base, "--attention", spec, "--prompt", f"{number}"]
     for number in range(SEATS // 8):
         yield [*base, "--prompt", f"samples {number}", "--n", "8"]
 
@@ -316,8 +318,9 @@ def run(root: Path, server_path: str, cli_path: str) -> str:
         scraped = partial(prometheus.finite, 'up{job="farspan"} == 1')
         process.until("the first scrape", deadline, lambda: scraped() or None)
         policies = prometheus.label_values("label_values(farspan_policy_info, attention_policy)")
-        run_load(call, policies, deadline)
-        for number, command in enumerate(long_calls(call, policies)):
+        specs = [OPTIONS.get(policy, policy) for policy in policies]
+        run_load(call, specs, deadline)
+        for number, command in enumerate(long_calls(call, specs)):
             stack.enter_context(Process(command, scratch / f"call{number}.log"))
         count = check_data(prometheus, server, root, policies, deadline)
     return f"{count} expressions have data under the policies {', '.join(policies)}"

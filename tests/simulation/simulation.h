@@ -40,7 +40,8 @@ class Simulation {
   void CheckRefusal(const Request& request, const absl::Status& status);
   void CancelOne();
   void RunDown();
-  void Sleep(bool may_move_time);
+  void RunUntilIdle();
+  void Sleep();
   bool Step();
   void CheckStep(bool did_something);
   void CheckOrder(const SimulatedRequest& started);

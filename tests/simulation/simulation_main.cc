@@ -73,7 +73,9 @@ bool RunSeed(int64_t seed, const Arguments& arguments, SimulationCounts* counts,
   std::printf("seed %lld, step %lld: %s: %s\nreplay: sched_simulation --seed %lld --steps-per-seed %lld\n",
               static_cast<long long>(seed), static_cast<long long>(simulation.num_steps()), verdict.invariant().c_str(),
               verdict.detail().c_str(), static_cast<long long>(seed), static_cast<long long>(arguments.steps_per_seed));
-  return false;
+  std::fflush(stdout);
+  // What is broken may not bear being taken down.
+  std::_Exit(1);
 }
 
 // A simulation that never went there proves nothing of it.

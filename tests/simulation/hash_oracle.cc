@@ -2,6 +2,7 @@
 #include "tests/simulation/hash_oracle.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/base/check.h"
 #include "engine/model/hash_model.h"
@@ -20,20 +21,44 @@ void HashOracle::Append(TokenId token) {
   const AttentionPlan plan = request_.policy->Plan(
       {.queries = {.begin = query, .end = query + 1}, .prompt_tokens = static_cast<int64_t>(request_.prompt.size())});
   uint64_t state = HashModel::EmbeddedState(query, token);
-  for (std::vector<uint64_t>& sums : sums_) {
+  for (size_t layer = 0; layer < sums_.size(); ++layer) {
+    std::vector<uint64_t>& sums = sums_[layer];
     sums.push_back(sums.back() + HashModel::KeyHash(query, state));
     uint64_t read = 0;
-    for (const ReadRange& range : plan.reads) {
-      int64_t begin = range.tokens.begin;
-      if (!range.ignores_left_window && plan.left_window_tokens != kUnboundedTokens) {
-        begin = std::max(begin, query - plan.left_window_tokens + 1);
-      }
-      const int64_t end = std::min(range.tokens.end, query + 1);
-      if (begin < end) read += sums[static_cast<size_t>(end)] - sums[static_cast<size_t>(begin)];
+    if (plan.selector && plan.selector->dense_layers[layer]) {
+      read = sums.back();
+    } else {
+      read = SumRead(plan, query, sums);
+      if (plan.selector) read += SumPicked(*plan.selector, state, sums);
     }
     state = HashModel::NextState(state, read);
   }
   top_state_ = state;
+}
+
+uint64_t HashOracle::SumRead(const AttentionPlan& plan, int64_t query, const std::vector<uint64_t>& sums) {
+  uint64_t read = 0;
+  for (const ReadRange& range : plan.reads) {
+    int64_t begin = range.tokens.begin;
+    if (!range.ignores_left_window && plan.left_window_tokens != kUnboundedTokens) {
+      begin = std::max(begin, query - plan.left_window_tokens + 1);
+    }
+    const int64_t end = std::min(range.tokens.end, query + 1);
+    if (begin < end) read += sums[static_cast<size_t>(end)] - sums[static_cast<size_t>(begin)];
+  }
+  return read;
+}
+
+uint64_t HashOracle::SumPicked(const Selector& selector, uint64_t state, const std::vector<uint64_t>& sums) {
+  std::vector<std::pair<uint64_t, uint64_t>> blocks;  // rank and sum
+  for (int64_t begin = selector.candidates.begin; begin < selector.candidates.end; begin += selector.block_tokens) {
+    const uint64_t sum = sums[static_cast<size_t>(begin + selector.block_tokens)] - sums[static_cast<size_t>(begin)];
+    blocks.emplace_back(HashModel::BlockRank(state, sum), sum);
+  }
+  std::stable_sort(blocks.begin(), blocks.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  uint64_t picked = 0;
+  for (int64_t i = 0; i < selector.num_picked; ++i) picked += blocks[static_cast<size_t>(i)].second;
+  return picked;
 }
 
 TokenId HashOracle::Draw() {

@@ -24,6 +24,10 @@ class HashOracle {
 
  private:
   void Append(TokenId token);
+  // What the query adds up in a layer whose running sums are `sums`.
+  static uint64_t SumRead(const AttentionPlan& plan, int64_t query, const std::vector<uint64_t>& sums);
+  // The same of the blocks that its selector picks.
+  static uint64_t SumPicked(const Selector& selector, uint64_t state, const std::vector<uint64_t>& sums);
   TokenId Draw();
 
   const Request& request_;

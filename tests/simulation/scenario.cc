@@ -18,21 +18,31 @@ using std::chrono::milliseconds;
 constexpr TokenId kFirstPrintable = 35;
 constexpr int64_t kNumPrintable = 95;
 
-std::shared_ptr<const AttentionPolicy> MakeWindow(int64_t sink_tokens, int64_t window_tokens, const ModelShape& shape) {
-  v1::AttentionSpec spec;
-  spec.mutable_window()->set_sink_tokens(sink_tokens);
-  spec.mutable_window()->set_window_tokens(window_tokens);
+std::shared_ptr<const AttentionPolicy> MakePolicy(const v1::AttentionSpec& spec, const ModelShape& shape) {
   auto policy = BuiltinPolicies().Create(spec, shape);
-  FARSPAN_CHECK(policy.ok());
+  FARSPAN_CHECK(policy.ok(), policy.status().ToString());
   return *std::move(policy);
 }
 
-std::shared_ptr<const AttentionPolicy> MakeDense(const ModelShape& shape) {
-  v1::AttentionSpec spec;
-  spec.mutable_dense();
-  auto policy = BuiltinPolicies().Create(spec, shape);
-  FARSPAN_CHECK(policy.ok());
-  return *std::move(policy);
+// The built-in ones with drawn options, and one that reads what no sensible policy would.
+std::vector<std::shared_ptr<const AttentionPolicy>> DrawPolicies(const ModelShape& shape, Choices* choices) {
+  v1::AttentionSpec dense;
+  dense.mutable_dense();
+  std::vector<std::shared_ptr<const AttentionPolicy>> policies = {MakePolicy(dense, shape)};
+  for (int i = 0; i < 2; ++i) {
+    v1::AttentionSpec window;
+    window.mutable_window()->set_sink_tokens(choices->Between(0, 9));
+    window.mutable_window()->set_window_tokens(choices->Between(1, 40));
+    policies.push_back(MakePolicy(window, shape));
+  }
+  v1::AttentionSpec quest;
+  quest.mutable_quest()->set_budget_ratio(static_cast<double>(choices->Between(1, 8)) / 10);
+  quest.mutable_quest()->set_sink_tokens(choices->Between(0, 1));
+  quest.mutable_quest()->set_recent_tokens(choices->Between(1, 20));
+  quest.mutable_quest()->set_dense_layers(choices->Between(0, 1));
+  policies.push_back(MakePolicy(quest, shape));
+  policies.push_back(MakeStripedPolicy(choices->Between(1, 12), shape.page_tokens));
+  return policies;
 }
 
 }  // namespace
@@ -64,10 +74,7 @@ Scenario::Scenario(Choices* choices) : choices_(choices) {
       document.push_back(static_cast<TokenId>(choices->Below(HashModel::kVocabSize)));
     }
   }
-  const ModelShape shape = HashModel::Shape(page_tokens_, max_context_tokens_);
-  policies_.push_back(MakeDense(shape));
-  for (int i = 0; i < 2; ++i) policies_.push_back(MakeWindow(choices->Between(0, 9), choices->Between(1, 40), shape));
-  policies_.push_back(MakeStripedPolicy(choices->Between(1, 12), page_tokens_));
+  policies_ = DrawPolicies(HashModel::Shape(page_tokens_, max_context_tokens_), choices);
 }
 
 std::vector<TokenId> Scenario::DrawPrompt() {

@@ -51,7 +51,7 @@ Simulation::Simulation(Choices* choices, SimulationCounts* counts)
   if (scenario_.fault_at_step()) model_->FailForwardFrom(*scenario_.fault_at_step());
   if (scenario_.nan_position()) model_->PoisonLogitsAt(*scenario_.nan_position());
   parts.model = std::move(model);
-  auto cache = KvCache::Create(shape, scenario_.num_pages(), parts.backend.get());
+  auto cache = KvCache::Create(shape, scenario_.num_pages(), parts.backend.get(), parts.backend->caps());
   FARSPAN_CHECK(cache.ok());
   parts.kv_cache = *std::move(cache);
   parts.metrics = &recorder_;

@@ -236,7 +236,7 @@ bool ComparisonCall::TryMerge(v1::ComparePoliciesResponse* back, v1::ComparePoli
 }
 
 void ComparisonCall::OnCancel() {
-  if (std::chrono::steady_clock::now() >= deadline_) return;
+  if (IsEndOfDeadline(deadline_, std::chrono::steady_clock::now())) return;
   MutexLock lock(&mutex_);
   for (const std::shared_ptr<DeliverySink>& sink : live_) sink->Cancel();
   waiting_.clear();

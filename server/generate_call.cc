@@ -112,8 +112,7 @@ void GenerateCall::Leave() {
 }
 
 void GenerateCall::OnCancel() {
-  // gRPC also says so when the deadline passes; the engine ends the request then by itself, and with the true reason.
-  if (std::chrono::steady_clock::now() >= deadline_) return;
+  if (IsEndOfDeadline(deadline_, std::chrono::steady_clock::now())) return;
   std::shared_ptr<DeliverySink> sink;
   {
     MutexLock lock(&mutex_);

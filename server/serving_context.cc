@@ -72,6 +72,11 @@ SteadyTime DeadlineOf(const grpc::CallbackServerContext& context, const ServerCo
   return now + std::chrono::seconds(config.max_request_seconds);
 }
 
+bool IsEndOfDeadline(SteadyTime deadline, SteadyTime now) {
+  constexpr std::chrono::milliseconds kLongestTransit(50);
+  return now + kLongestTransit >= deadline;
+}
+
 absl::Status CheckRequestSize(int64_t bytes, const ServerConfig& config) {
   if (bytes <= config.max_request_bytes) return absl::OkStatus();
   return InvalidFields(

@@ -38,6 +38,10 @@ std::string NewRequestId();
 bool HasDeadline(const grpc::CallbackServerContext& context);
 SteadyTime DeadlineOf(const grpc::CallbackServerContext& context, const ServerConfig& config);
 
+// Whether a call that its client ended now was ended because of its deadline. The client's clock started a transit
+// before ours, so that its end comes a little before our deadline; the engine then ends the request, with that reason.
+bool IsEndOfDeadline(SteadyTime deadline, SteadyTime now);
+
 // INVALID_ARGUMENT when a request message is above max_request_bytes.
 absl::Status CheckRequestSize(int64_t bytes, const ServerConfig& config);
 

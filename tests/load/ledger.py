@@ -21,18 +21,20 @@ from typing import Any
 from load_harness import Record, Server, bench, parser, rows
 
 STREAMS = 64
-INPUT_TOKENS = 256
-OUTPUT_TOKENS = 256
+INPUT_TOKENS = 96
+OUTPUT_TOKENS = 416
 STEP_FLAGS = "hash:step_us=2000,prefill_us_per_token=2,decode_us_per_row=20"
+# Options with which a policy forgets or selects within these prompts.
+OPTIONS = {"window": "window { window_tokens: 96 }", "quest": "quest { budget_tokens: 128 }"}
 LEFT = ("CANCELLED", "DEADLINE_EXCEEDED")
 
 
 def _policies(arguments: argparse.Namespace, server: Server) -> list[str]:
-    """All policies that the server offers, with a window that forgets within these prompts."""
+    """All policies that the server offers."""
     command = [str(arguments.bin / "farspan"), "policies", "--json", "--server", server.target]
     answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     names = [policy["name"] for policy in answer["policies"]]
-    return ["window { window_tokens: 96 }" if name == "window" else name for name in names]
+    return [OPTIONS.get(name, name) for name in names]
 
 
 def _quarter_bytes(arguments: argparse.Namespace) -> int:

@@ -41,8 +41,8 @@ void AddLedger(const loadgen::Ledger& ledger, Json* json) {
 }
 
 void AddDetails(const BenchRow& row, Json* json) {
-  for (const char* name :
-       {"input_lens", "cached_lens", "output_lens", "ttfts", "itls", "e2els", "start_times", "fates", "errors"}) {
+  for (const char* name : {"input_lens", "cached_lens", "output_lens", "ttfts", "itls", "e2els", "start_times", "fates",
+                           "errors", "output_token_ids"}) {
     (*json)[name] = Json::array();
   }
   (*json)["trace_ids"] = row.trace_ids;
@@ -56,6 +56,7 @@ void AddDetails(const BenchRow& row, Json* json) {
     (*json)["start_times"].push_back(std::chrono::duration<double>(record.clock_start).count());
     (*json)["fates"].push_back(record.sent ? FateName(record.fate) : "not_sent");
     (*json)["errors"].push_back(record.error);
+    (*json)["output_token_ids"].push_back(record.token_ids);
   }
 }
 

@@ -155,6 +155,7 @@ class Bench {
     plan.pacing.max_concurrency = static_cast<size_t>(options_.max_concurrency);
     plan.pacing.cancel_after = std::move(disturbance.cancel_after);
     plan.clock_from_due = options_.request_rate.has_value();
+    plan.keep_tokens = options_.save_detailed;
     plan.make_call = [this, &dataset, policies, has_deadline = std::move(disturbance.has_deadline)](size_t index) {
       loadgen::LoadCall call = MakeCall(dataset, index, policies[index % policies.size()]);
       if (has_deadline[index]) call.options.timeout = Milliseconds(options_.deadline_ms);

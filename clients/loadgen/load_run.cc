@@ -97,6 +97,7 @@ class Run {
     Prepare();
     RequestRecord record;
     record.sent = true;
+    record.keep_tokens = plan_.keep_tokens;
     record.sent_at = Clock::now() - start_;
     record.clock_start = plan_.clock_from_due ? plan_.pacing.due[index] : record.sent_at;
     calls_[index] = std::make_shared<RecordedCall>(index, std::move(record), start_, ended_);

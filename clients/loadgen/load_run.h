@@ -23,6 +23,8 @@ struct LoadPlan {
   // Latencies count from the time at which a request was due, so that waiting for a slot or for a late sender counts;
   // else from its sending, for plans in which everything is due at once.
   bool clock_from_due = true;
+  // Records the tokens of the first sample of each request.
+  bool keep_tokens = false;
   // Makes the call of an index. Called on the sending thread, a little before the call is due.
   std::function<LoadCall(size_t)> make_call;
 };

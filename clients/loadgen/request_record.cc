@@ -57,6 +57,7 @@ void RequestRecord::OnChunk(const v1::GenerationDelta& delta, RunTime now) {
   if (!first_chunk) first_chunk = now;
   last_chunk = now;
   chunk_tokens += delta.token_ids_size();
+  if (keep_tokens && sample == 0) token_ids.insert(token_ids.end(), delta.token_ids().begin(), delta.token_ids().end());
 }
 
 void RequestRecord::OnFinished(const v1::GenerationFinished& finished) {

@@ -34,9 +34,11 @@ struct RequestRecord {
   std::optional<RunTime> last_chunk;
   std::vector<float> gaps_seconds;         // between consecutive chunks of a sample's tokens
   std::vector<RunTime> sample_last_chunk;  // by sample
-  int64_t chunk_tokens = 0;                // tokens seen in chunks
-  bool answered = false;                   // any event came
-  bool complete = false;                   // the last event came
+  std::vector<int32_t> token_ids;          // of the first sample; kept where keep_tokens
+  bool keep_tokens = false;
+  int64_t chunk_tokens = 0;  // tokens seen in chunks
+  bool answered = false;     // any event came
+  bool complete = false;     // the last event came
   int64_t longest_sample_tokens = 0;
   int64_t input_tokens = 0;
   int64_t cached_tokens = 0;

@@ -175,6 +175,12 @@ TEST_F(BenchCommandTest, CancelsAndDeadlinesReachTheServer) {
   EXPECT_EQ(late["runs"][0]["rows"][0]["ledger"]["deadline"], 2);
 }
 
+TEST_F(BenchCommandTest, DetailsHoldTheTokensOfEachRequest) {
+  const Json detailed = BenchJson({"--num-prompts", "2", "--save-detailed"});
+  EXPECT_EQ(detailed["runs"][0]["rows"][0]["output_token_ids"].dump(), "[[1,2,3],[1,2,3]]");
+  EXPECT_FALSE(BenchJson({"--num-prompts", "1"})["runs"][0]["rows"][0].contains("output_token_ids"));
+}
+
 TEST_F(BenchCommandTest, CtrlCEndsTheRunAndShowsWhatThereIs) {
   std::latch running(2);
   server_.handlers().generate = [&](const v1::GenerateRequest&, Writer* writer) {

@@ -4,7 +4,8 @@
 
 64 streams at a time under mixed policies, a part of them cancelled at random times and a part with a deadline, on a
 quarter of the KV pages that 64 such requests need. Each request carries a trace id under which the server logs it, so
-that the ledgers are compared request by request. Two differences between client and log are no faults and are counted
+that the ledgers are compared request by request. The tokens of each answer, whole or cut short, are compared with those
+of the same request alone on a server with room for it. Two differences between client and log are no faults and are counted
 apart: a client that left before its call reached the server has no line in the log, and a client that left while the
 answer was under way sees its own leaving where the server saw an end.
 """
@@ -100,6 +101,25 @@ def _check_metrics(record: Record, server: Server, log: list[dict[str, Any]]) ->
     record.check("no line of the log was dropped", dropped == 0, f"{dropped:.0f}")
 
 
+def _answers(result: dict[str, Any]) -> list[list[int]]:
+    """The tokens of each request, by policy and order."""
+    return [tokens for row in rows(result) for tokens in row["output_token_ids"]]
+
+
+def _check_answers(record: Record, arguments: argparse.Namespace, flags: list[str], result: dict[str, Any]) -> None:
+    """One request at a time, nothing cancelled, on a server without a step time, which changes no token."""
+    with Server(arguments.bin, ["--model=hash:"]) as server:
+        alone = _answers(bench(arguments.bin, server, [*flags, "--max-concurrency=1"]))
+    together = _answers(result)
+    different = sum(theirs != whole[: len(theirs)] for theirs, whole in zip(together, alone, strict=True))
+    whole_answers = sum(bool(theirs) and theirs == whole for theirs, whole in zip(together, alone, strict=True))
+    record.check(
+        "every answer has the tokens that the request alone gets",
+        different == 0 and whole_answers > 0,
+        f"{whole_answers} whole and {len(together) - whole_answers} cut short, {different} different",
+    )
+
+
 def main() -> int:
     """Runs everything; 0 where every requirement holds."""
     flags = parser(__doc__ or "")
@@ -112,12 +132,14 @@ def main() -> int:
     with Server(arguments.bin, server_flags) as server:
         policies = _policies(arguments, server)
         request_flags = [f"--random-input-len={INPUT_TOKENS}", f"--random-output-len={OUTPUT_TOKENS}", "--ignore-eos"]
-        request_flags += [f"--num-prompts={arguments.num_prompts}", f"--max-concurrency={STREAMS}"]
+        request_flags += [f"--num-prompts={arguments.num_prompts}"]
         request_flags += ["--random-range-ratio=0.5", "--random-prefix-len=64", f"--seed={arguments.seed}"]
-        request_flags += ["--cancel-fraction=0.2", "--cancel-within-ms=1500"]
-        request_flags += ["--deadline-ms=1500", "--deadline-fraction=0.2", "--mixed", "--save-detailed"]
+        request_flags += ["--mixed", "--save-detailed"]
         for policy in policies:
             request_flags.append(f"--attention={policy}")
+        asked = list(request_flags)
+        request_flags += [f"--max-concurrency={STREAMS}", "--cancel-fraction=0.2", "--cancel-within-ms=1500"]
+        request_flags += ["--deadline-ms=1500", "--deadline-fraction=0.2"]
         record.fact(f"Server: `farspan-server {' '.join(server_flags)}`. Requests: `{' '.join(request_flags)}`.")
         result = bench(arguments.bin, server, request_flags)
         for row in rows(result):
@@ -133,6 +155,7 @@ def main() -> int:
         log = [line for line in server.log_lines() if line["event"] == "request" and line["method"] == "Generate"]
         _compare(record, _client_ends(result), log)
         _check_metrics(record, server, log)
+    _check_answers(record, arguments, asked, result)
     return record.finish(not arguments.no_record)
 
 

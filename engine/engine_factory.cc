@@ -7,6 +7,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -89,6 +90,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics) {
   return Assemble(options, metrics, [&hash](Backend*, const ModelOptions& model_options) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(hash.load_ms));
     return CreateHashModel(hash, model_options);
   });
 }

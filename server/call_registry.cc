@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/call_registry.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -57,6 +58,11 @@ bool CallRegistry::WaitIdle(SteadyTime deadline) {
 void CallRegistry::AddStream(std::weak_ptr<StalledCheck> stream) {
   MutexLock lock(&mutex_);
   streams_.push_back(std::move(stream));
+}
+
+bool CallRegistry::streams_closed() const {
+  MutexLock lock(&mutex_);
+  return std::all_of(streams_.begin(), streams_.end(), [](const auto& stream) { return stream.expired(); });
 }
 
 void CallRegistry::CheckStalled(SteadyTime now) {

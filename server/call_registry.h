@@ -61,6 +61,8 @@ class CallRegistry {
   // Expired streams are forgotten by the next CheckStalled.
   void AddStream(std::weak_ptr<StalledCheck> stream);
   void CheckStalled(SteadyTime now);
+  // Whether gRPC is done with every stream, what they had to say included.
+  bool streams_closed() const;
 
  private:
   friend class CallSlot;

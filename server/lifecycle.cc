@@ -24,6 +24,7 @@ namespace farspan {
 namespace {
 
 constexpr std::chrono::milliseconds kFaultPoll(100);
+constexpr std::chrono::milliseconds kLastFlush(500);
 
 sigset_t StopSignals() {
   sigset_t signals;
@@ -33,14 +34,26 @@ sigset_t StopSignals() {
   return signals;
 }
 
+// Ends the process without destructors, which may wait for a file or a device that never answers.
+[[noreturn]] void LeaveAtOnce(ExitCode code, absl::string_view why) {
+  LogLine(LogLevel::kInfo, JsonLine("stopped").Add("message", why).Add("exit_code", static_cast<int64_t>(code)));
+  FlushServerLog(std::chrono::steady_clock::now() + kLastFlush);
+  std::_Exit(static_cast<int>(code));
+}
+
 // Turns signals into events, on a thread of its own. Every other thread blocks them.
 class SignalWatcher {
  public:
+  // Signals wait from here on.
   SignalWatcher() {
     const sigset_t signals = StopSignals();
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     signal(SIGPIPE, SIG_IGN);
-    std::thread([this, signals] { Watch(signals); }).detach();
+  }
+
+  // After the log has been started, so that the process never leaves without a last line.
+  void Start() {
+    std::thread([this] { Watch(StopSignals()); }).detach();
   }
 
   // The process leaves at once on a signal until this is called: there is nothing to drain.
@@ -54,7 +67,7 @@ class SignalWatcher {
     while (true) {
       int number = 0;
       sigwait(&signals, &number);
-      if (!serving_.load()) std::_Exit(static_cast<int>(ExitCode::kDrained));
+      if (!serving_.load()) LeaveAtOnce(ExitCode::kDrained, "stopped before the model was loaded");
       (stop_.is_set() ? cut_ : stop_).Set();
     }
   }
@@ -131,11 +144,11 @@ ExitCode ServeUntilStopped(const CommandLine& line, SignalWatcher* signals) {
     if (fault.ok()) continue;
     Fail(ExitCode::kDeviceLost, fault.message());
     server.AnnounceFault();
-    StopServerLog();
-    // A device that has failed may never return from a destructor.
-    std::_Exit(static_cast<int>(ExitCode::kDeviceLost));
+    LeaveAtOnce(ExitCode::kDeviceLost, "the device has failed for good");
   }
-  return server.Drain(&signals->cut());
+  const ExitCode code = server.Drain(&signals->cut());
+  if (server.num_calls() > 0) LeaveAtOnce(code, "calls did not end even when they were cut");
+  return code;
 }
 
 }  // namespace
@@ -144,9 +157,14 @@ ExitCode RunServer(const CommandLine& line) {
   ForbidCores();
   // Both outlive every thread: the watcher waits for signals until the process ends.
   static SignalWatcher* const signals = new SignalWatcher;
-  LogWriter writer(STDERR_FILENO);
-  StartServerLog(&writer, line.config.log_level);
+  static LogWriter* const writer = new LogWriter(STDERR_FILENO);
+  StartServerLog(writer, line.config.log_level);
+  for (const std::string& warning : line.warnings) {
+    LogLine(LogLevel::kWarning, JsonLine("unknown_variable").Add("message", warning));
+  }
+  signals->Start();
   const ExitCode code = ServeUntilStopped(line, signals);
+  FlushServerLog(std::chrono::steady_clock::now() + kLastFlush);
   StopServerLog();
   return code;
 }

@@ -22,11 +22,10 @@ int main(int argc, char** argv) {
     case farspan::CommandAction::kServe:
       break;
   }
-  for (const std::string& warning : line.warnings)
-    std::fprintf(stderr, "farspan-server: warning: %s\n", warning.c_str());
   for (const std::string& error : line.errors) std::fprintf(stderr, "farspan-server: %s\n", error.c_str());
   if (!line.errors.empty()) return static_cast<int>(farspan::ExitCode::kUsage);
   if (line.action == farspan::CommandAction::kPrintConfig) {
+    for (const std::string& warning : line.warnings) std::fprintf(stderr, "farspan-server: %s\n", warning.c_str());
     std::fputs(farspan::ConfigText(line.values).c_str(), stdout);
     return 0;
   }

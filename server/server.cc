@@ -2,6 +2,7 @@
 #include "server/server.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "engine/base/status_macros.h"
@@ -12,6 +13,7 @@ namespace farspan {
 namespace {
 
 constexpr std::chrono::milliseconds kDrainPoll(20);
+constexpr std::chrono::milliseconds kGoodbye(200);
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
@@ -121,7 +123,12 @@ ExitCode Server::Drain(OneShot* cut) {
     model_->engine->CancelAll();
     calls_->WaitIdle(Now() + kCutGrace);
   }
-  grpc_->Shutdown(Now() + kCutGrace);
+  if (calls_->num_calls() == 0) {
+    const SteadyTime last_words = Now() + kCutGrace;
+    while (!calls_->streams_closed() && Now() < last_words) std::this_thread::sleep_for(kDrainPoll);
+    // Idle connections whose clients do not look are not waited for.
+    grpc_->Shutdown(Now() + kGoodbye);
+  }
   LogLine(LogLevel::kInfo, JsonLine("drained").Add("exit_code", static_cast<int64_t>(code)));
   return code;
 }

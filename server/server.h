@@ -50,8 +50,11 @@ class Server {
   absl::Status Serve(std::unique_ptr<ServedModel> model);
 
   // Ends serving in order: not ready; a notice time in which new calls are refused with UNAVAILABLE; the port closed;
-  // calls given time to finish; the rest cut. `cut` skips to the last.
+  // calls given time to finish; the rest cut. `cut` skips to the last. Calls that do not end even so belong to a stuck
+  // device: they are left behind, and the server must not be destroyed.
   ExitCode Drain(OneShot* cut);
+  // After Serve.
+  int64_t num_calls() const { return calls_->num_calls(); }
 
   // The device has failed for good: not ready, calls end as UNAVAILABLE, nothing can be drained.
   void AnnounceFault();

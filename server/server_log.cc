@@ -84,6 +84,10 @@ void StartServerLog(LogWriter* writer, LogLevel level) {
 
 void StopServerLog() { g_writer.store(nullptr); }
 
+void FlushServerLog(SteadyTime deadline) {
+  if (LogWriter* const writer = g_writer.load()) writer->Flush(deadline);
+}
+
 void LogLine(LogLevel level, const JsonLine& line) {
   LogWriter* const writer = g_writer.load();
   if (writer == nullptr || level < g_level.load()) return;

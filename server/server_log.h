@@ -2,6 +2,7 @@
 // The server's log: one JSON object a line, on stderr. Never holds a prompt, an output or a client's own text.
 #pragma once
 
+#include "engine/base/clock.h"
 #include "server/config.h"
 #include "server/json_line.h"
 #include "server/log_writer.h"
@@ -13,6 +14,8 @@ namespace farspan {
 void StartServerLog(LogWriter* writer, LogLevel level);
 // Later lines are dropped.
 void StopServerLog();
+// Waits until what was logged has been written, or for the deadline.
+void FlushServerLog(SteadyTime deadline);
 
 // Adds time and level. Thread-safe; never blocks.
 void LogLine(LogLevel level, const JsonLine& line);

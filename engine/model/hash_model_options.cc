@@ -23,7 +23,7 @@ struct Setting {
   const char* doc;
 };
 
-constexpr std::array<Setting, 6> kSettings = {{
+constexpr std::array<Setting, 7> kSettings = {{
     {"step_us", &HashModelOptions::step_us, 0, 60'000'000, "microseconds that each step takes"},
     {"prefill_us_per_token", &HashModelOptions::prefill_us_per_token, 0, 1'000'000,
      "microseconds more for each prompt token of a step"},
@@ -31,6 +31,7 @@ constexpr std::array<Setting, 6> kSettings = {{
      "microseconds more for each decode row of a step"},
     {"context", &HashModelOptions::context_tokens, 16, 1 << 24, "tokens of prompt and output together"},
     {"layers", &HashModelOptions::num_layers, 1, 64, "layers, each of which reads the one below"},
+    {"load_ms", &HashModelOptions::load_ms, 0, 3'600'000, "milliseconds that loading takes"},
     {"fail_at_step", &HashModelOptions::fail_at_step, 0, int64_t{1} << 40,
      "the step from which on the device fails; 0 for never"},
 }};

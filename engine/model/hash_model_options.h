@@ -17,6 +17,7 @@ struct HashModelOptions {
   int64_t step_us = 0;
   int64_t prefill_us_per_token = 0;
   int64_t decode_us_per_row = 0;
+  int64_t load_ms = 0;       // what making the model takes
   int64_t fail_at_step = 0;  // from this step on the device fails, the first being 1; 0 for never
 };
 

@@ -77,13 +77,14 @@ Generated ServerHarness::Generate(const v1::GenerateRequest& request) {
   return Generate(request, &context);
 }
 
-std::pair<int, std::string> ServerHarness::Get(const std::string& path) {
+std::pair<int, std::string> ServerHarness::Get(const std::string& path) { return HttpGet(server_->http_port(), path); }
+
+std::pair<int, std::string> HttpGet(int64_t port, const std::string& path) {
   namespace http = boost::beast::http;
   boost::asio::io_context io;
   boost::beast::tcp_stream stream(io);
   boost::system::error_code error;
-  const auto port = static_cast<uint16_t>(server_->http_port());
-  stream.connect({boost::asio::ip::make_address("127.0.0.1"), port}, error);
+  stream.connect({boost::asio::ip::make_address("127.0.0.1"), static_cast<uint16_t>(port)}, error);
   if (error) return {0, ""};
   http::request<http::empty_body> request(http::verb::get, path, 11);
   request.keep_alive(false);

@@ -45,7 +45,7 @@ class ServerHarness {
 
   Generated Generate(const v1::GenerateRequest& request, grpc::ClientContext* context);
   Generated Generate(const v1::GenerateRequest& request);
-  // Status and body of a GET of the admin port; status 0 when there is no answer.
+  // Of the admin port.
   std::pair<int, std::string> Get(const std::string& path);
   // Everything logged so far.
   std::string Log();
@@ -62,6 +62,9 @@ class ServerHarness {
   std::unique_ptr<v1::ComparisonService::Stub> comparison_;
   std::unique_ptr<v1::ModelService::Stub> model_;
 };
+
+// Status and body of a GET of the local port; status 0 when there is no answer.
+std::pair<int, std::string> HttpGet(int64_t port, const std::string& path);
 
 // A greedy request of `max_tokens` that ignores the end of generation.
 v1::GenerateRequest GreedyRequest(const std::string& prompt, int64_t max_tokens);

@@ -38,8 +38,8 @@ TEST(HashModelOptionsTest, WrongSettingsAreRefusedWithTheRule) {
 }
 
 TEST(HashModelOptionsTest, TheTextNamesEverySettingWithItsDefault) {
-  for (const char* part :
-       {"step_us=0", "prefill_us_per_token=0", "decode_us_per_row=0", "context=8192", "layers=2", "fail_at_step=0"}) {
+  for (const char* part : {"step_us=0", "prefill_us_per_token=0", "decode_us_per_row=0", "context=8192", "layers=2",
+                           "load_ms=0", "fail_at_step=0"}) {
     EXPECT_THAT(HashModelOptionsText(), HasSubstr(part));
   }
 }

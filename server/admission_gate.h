@@ -50,7 +50,7 @@ class AdmissionTicket {
   AdmissionTicket(const AdmissionTicket&) = delete;
   AdmissionTicket& operator=(const AdmissionTicket&) = delete;
 
-  // The engine counts the request from here on, or nobody does.
+  // Just before the engine takes the request, which it then counts and may refuse itself; or nobody does.
   void LeaveQueue();
   void Release();
 

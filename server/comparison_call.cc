@@ -84,8 +84,8 @@ void ComparisonCall::Parse() {
     rows_.push_back(std::move(row));
   }
   for (size_t i = rows_.size(); i > 0; --i) waiting_.push_back({.row = i - 1});
-  Advance();
   ticket_.LeaveQueue();
+  Advance();
 }
 
 void ComparisonCall::Advance() {

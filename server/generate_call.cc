@@ -72,7 +72,6 @@ void GenerateCall::ParseAndSubmit() {
   bool cancelled = false;
   {
     MutexLock lock(&mutex_);
-    ticket_.LeaveQueue();
     sink_ = *sink;
     cancelled = cancelled_;
   }
@@ -88,6 +87,11 @@ absl::StatusOr<std::shared_ptr<DeliverySink>> GenerateCall::Submit() {
                            ParseGeneration(*request_, FactsOf(log_, deadline_, *serving_->config), *serving_->model));
   num_samples_ = generation.request.num_samples;
   log_.SetGeneration(Logged(generation, request_->spec(), *serving_->model));
+  {
+    // Before the engine counts the request: counted twice, it would have others refused who fit.
+    MutexLock lock(&mutex_);
+    ticket_.LeaveQueue();
+  }
   return StartGeneration(std::move(generation), shared_from_this(), *serving_);
 }
 

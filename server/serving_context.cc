@@ -28,7 +28,7 @@ bool IsTransient(const absl::Status& status) {
   if (absl::IsUnavailable(status)) return true;
   const std::string why = ReasonOf(status);
   return why == reason::kQueueFull || why == reason::kTokensQueued || why == reason::kTenantQuota ||
-         why == reason::kQueueTimeout || why == reason::kConnectionLimit;
+         why == reason::kQueueTimeout || why == reason::kOutOfMemory || why == reason::kConnectionLimit;
 }
 
 // The engine's refusals in the words of the error contract.

@@ -47,6 +47,8 @@ void SetKvStatistics(const RequestStatistics& statistics, PolicyMode mode, v1::K
   out->set_decode_read_bytes(statistics.decode.read_bytes);
   out->set_prefill_dense_read_bytes(statistics.prefill.dense_read_bytes);
   out->set_decode_dense_read_bytes(statistics.decode.dense_read_bytes);
+  out->set_prefill_side_read_bytes(statistics.prefill.side_read_bytes);
+  out->set_decode_side_read_bytes(statistics.decode.side_read_bytes);
   out->set_peak_resident_bytes(statistics.peak_resident_bytes);
   out->set_side_data_bytes(statistics.side_data_bytes);
   out->set_logical_tokens_count(statistics.logical_tokens);

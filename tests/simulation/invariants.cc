@@ -2,6 +2,9 @@
 #include "tests/simulation/invariants.h"
 
 #include <algorithm>
+#include <map>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -99,6 +102,33 @@ void CheckGauges(const EngineAccounting& accounting, const EngineGauges& gauges,
     verdict->Fail("gauges", absl::StrCat("published are ", gauges.kv_pages_free, " free, ", gauges.kv_pages_used,
                                          " used and ", gauges.kv_pages_cached, " cached pages; held are ",
                                          accounting.num_free_pages, ", ", num_used, " and ", num_cached));
+  }
+}
+
+void CheckPolicyGauges(const EngineAccounting& accounting, const EngineGauges& gauges, int64_t page_bytes,
+                       Verdict* verdict) {
+  std::map<std::string_view, PolicyGauges> held;
+  for (const SequenceAccount& sequence : accounting.sequences) {
+    PolicyGauges& gauge = held[sequence.request->policy->name()];
+    ++(sequence.running ? gauge.requests_running : gauge.requests_waiting);
+    gauge.resident_bytes +=
+        page_bytes * (std::ssize(sequence.pages) -
+                      std::count(sequence.pages.begin(), sequence.pages.end(), EngineAccounting::kNoPage));
+  }
+  for (const PolicyGauges& published : gauges.policies) {
+    const PolicyGauges expected = std::exchange(held[published.policy], {});
+    if (published.requests_running == expected.requests_running &&
+        published.requests_waiting == expected.requests_waiting &&
+        published.resident_bytes == expected.resident_bytes) {
+      continue;
+    }
+    verdict->Fail("gauges", absl::StrCat("published for a policy are ", published.requests_running, " running, ",
+                                         published.requests_waiting, " waiting and ", published.resident_bytes,
+                                         " bytes; held are ", expected.requests_running, ", ",
+                                         expected.requests_waiting, " and ", expected.resident_bytes));
+  }
+  for (const auto& [policy, left] : held) {
+    if (left.requests_running + left.requests_waiting > 0) verdict->Fail("gauges", "a policy was not published");
   }
 }
 

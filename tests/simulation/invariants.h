@@ -24,4 +24,8 @@ void CheckSharing(const EngineAccounting& accounting, int64_t page_tokens, const
 // "gauges": what was published equals what is held, and sums to all pages.
 void CheckGauges(const EngineAccounting& accounting, const EngineGauges& gauges, Verdict* verdict);
 
+// "gauges": each policy's requests and bytes are those of its sequences, a shared page counted in each.
+void CheckPolicyGauges(const EngineAccounting& accounting, const EngineGauges& gauges, int64_t page_bytes,
+                       Verdict* verdict);
+
 }  // namespace farspan

@@ -235,6 +235,7 @@ void Simulation::CheckHoldings(bool did_something) {
   // A step that ran rows has published what it left behind.
   if (verdict_.ok() && (recorder_.step().num_sequences > 0 || !did_something)) {
     CheckGauges(accounting, recorder_.gauges(), &verdict_);
+    CheckPolicyGauges(accounting, recorder_.gauges(), engine_->shape().kv_bytes_per_page(), &verdict_);
   }
 }
 

@@ -30,8 +30,8 @@ MUTANTS = {
     # Where many pages are free, so that the step itself does not run short of one.
     "page_leak": Mutant(
         "engine/kv/page_pool.cc",
-        "if (--count == 0) free_.push_back(page);",
-        "if (--count == 0 && (page != PageId{30} || free_.size() < 20)) free_.push_back(page);",
+        "free_.pop_back();\n  AddReference(page);",
+        "free_.pop_back();\n  if (page == PageId{30} && free_.size() > 20) free_.pop_back();\n  AddReference(page);",
         ("page_accounting",),
     ),
     "double_free": Mutant(

@@ -272,9 +272,10 @@ TEST_F(FailureTest, WrongUse) {
   refused({"generat"}, "unknown command 'generat', did you mean generate?");
   refused({"--server", "a:1", "info"}, "unknown flag '--server' before the command; flags follow the command");
   refused({"compare", "--prompt", "a"}, "--attention: must be given at least once");
-  refused({"generate", "--prompt", "a", "--attention", "windw"},
-          "--attention: must name one of dense, window, quest, with options as in 'window { window_tokens: 1024 }', got "
-          "'windw' (did you mean window?)");
+  refused(
+      {"generate", "--prompt", "a", "--attention", "windw"},
+      "--attention: must name one of dense, window, quest, with options as in 'window { window_tokens: 1024 }', got "
+      "'windw' (did you mean window?)");
   refused({"generate", "--prompt", "a", "--attention", "window { window_tokens: 0 }"},
           "--attention: window.window_tokens: must be between 1 and 16777216, got 0");
 }

@@ -32,24 +32,6 @@ absl::Status CheckConfig(const EngineConfig& config, const EngineParts& parts) {
   return absl::OkStatus();
 }
 
-// The names of the prompt's full pages in the prefix cache.
-PromptKeys MakePromptKeys(const Request& request, const EngineParts& parts) {
-  const ModelShape& shape = parts.model->shape();
-  const std::string& model_id = parts.model->info().weights_id;
-  PromptKeys keys;
-  keys.prompt_scope = MakePrefixScope(request.tenant, model_id, request.policy->prefill_fingerprint(),
-                                      PagePhase::kPrompt, shape.kv_dtype);
-  keys.decode_scope = MakePrefixScope(request.tenant, model_id, request.policy->decode_fingerprint(),
-                                      PagePhase::kDecoded, shape.kv_dtype);
-  const std::span<const TokenId> prompt = request.prompt;
-  const auto page_tokens = static_cast<size_t>(shape.page_tokens);
-  for (size_t end = page_tokens; end <= prompt.size(); end += page_tokens) {
-    const PrefixKey parent = keys.keys.empty() ? PrefixKey{} : keys.keys.back();
-    keys.keys.push_back(MakePrefixKey(keys.prompt_scope, parent, prompt.subspan(end - page_tokens, page_tokens)));
-  }
-  return keys;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, EngineParts parts) {
@@ -99,9 +81,13 @@ absl::StatusOr<std::shared_ptr<RequestHandle>> Engine::Submit(Request request, s
                                                    policy.Describe(), "; this server has ",
                                                    parts_.kv_cache->num_pages()));
   }
+  // A request that cannot wait is refused before its prompt is hashed.
+  FARSPAN_RETURN_IF_ERROR(inbox_->Check(request));
   auto handle = std::make_shared<RequestHandle>(inbox_->doorbell());
   Submission submission = {.handle = handle, .sink = std::move(sink), .max_pages = pages};
-  if (config_.prefix_caching && request.use_prefix_cache) submission.prompt_keys = MakePromptKeys(request, parts_);
+  if (config_.prefix_caching && request.use_prefix_cache) {
+    submission.prompt_keys = MakePromptKeys(request, model_info().weights_id, shape());
+  }
   submission.request = std::move(request);
   FARSPAN_RETURN_IF_ERROR(inbox_->Offer(std::move(submission)));
   return handle;

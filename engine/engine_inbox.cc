@@ -30,38 +30,46 @@ EngineInbox::EngineInbox(const EngineConfig& config, int64_t kv_pages_total)
 absl::Status EngineInbox::Offer(Submission submission) {
   {
     MutexLock lock(&mutex_);
-    if (!stats_.fault.ok()) return absl::UnavailableError("the device has failed; try another replica");
-    if (closed_) return absl::UnavailableError("the server is draining; try another replica");
-    const int64_t samples = submission.request.num_samples;
-    // Samples of one request may exceed a limit alone: they never could wait otherwise.
-    if (stats_.requests_queued > 0 && stats_.requests_queued + samples > max_queued_requests_) {
-      return QueueLimitError(kQueueLimitRequests,
-                             absl::StrCat("the queue is full: ", stats_.requests_queued, " requests wait, at most ",
-                                          max_queued_requests_, " may"));
-    }
-    const auto tenant = queued_by_tenant_.find(submission.request.tenant);
-    const int64_t tenant_queued = tenant == queued_by_tenant_.end() ? 0 : tenant->second;
-    if (tenant_queued > 0 && tenant_queued + samples > max_queued_requests_per_tenant_) {
-      return QueueLimitError(kQueueLimitTenant,
-                             absl::StrCat("the tenant's share of the queue is full: ", tenant_queued,
-                                          " of its requests wait, at most ", max_queued_requests_per_tenant_, " may"));
-    }
-    const auto tokens = static_cast<int64_t>(submission.request.prompt.size());
-    // A prompt longer than the whole limit may still wait alone.
-    if (stats_.tokens_queued > 0 && stats_.tokens_queued + tokens > max_queued_tokens_) {
-      return QueueLimitError(kQueueLimitTokens,
-                             absl::StrCat("the queue is full: ", stats_.tokens_queued, " prompt tokens wait, at most ",
-                                          max_queued_tokens_, " may"));
-    }
+    const Request& request = submission.request;
+    if (absl::Status status = CheckLocked(request); !status.ok()) return status;
     // Until now there was nothing to do, however long ago the last step ended.
-    if (num_live_ == 0) stats_.last_progress = std::max(stats_.last_progress, submission.request.arrival);
-    stats_.requests_queued += samples;
-    stats_.tokens_queued += tokens;
-    queued_by_tenant_[submission.request.tenant] = tenant_queued + samples;
+    if (num_live_ == 0) stats_.last_progress = std::max(stats_.last_progress, request.arrival);
+    stats_.requests_queued += request.num_samples;
+    stats_.tokens_queued += std::ssize(request.prompt);
+    queued_by_tenant_[request.tenant] += request.num_samples;
     ++num_live_;
     submissions_.push_back(std::move(submission));
   }
   doorbell_->Ring();
+  return absl::OkStatus();
+}
+
+absl::Status EngineInbox::Check(const Request& request) const {
+  MutexLock lock(&mutex_);
+  return CheckLocked(request);
+}
+
+// What waits alone may exceed any limit: it never could wait otherwise.
+absl::Status EngineInbox::CheckLocked(const Request& request) const {
+  if (!stats_.fault.ok()) return absl::UnavailableError("the device has failed; try another replica");
+  if (closed_) return absl::UnavailableError("the server is draining; try another replica");
+  const int64_t samples = request.num_samples, tokens = std::ssize(request.prompt);
+  if (stats_.requests_queued > 0 && stats_.requests_queued + samples > max_queued_requests_) {
+    return QueueLimitError(kQueueLimitRequests, absl::StrCat("the queue is full: ", stats_.requests_queued,
+                                                             " requests wait, at most ", max_queued_requests_, " may"));
+  }
+  const auto tenant = queued_by_tenant_.find(request.tenant);
+  const int64_t tenant_queued = tenant == queued_by_tenant_.end() ? 0 : tenant->second;
+  if (tenant_queued > 0 && tenant_queued + samples > max_queued_requests_per_tenant_) {
+    return QueueLimitError(kQueueLimitTenant,
+                           absl::StrCat("the tenant's share of the queue is full: ", tenant_queued,
+                                        " of its requests wait, at most ", max_queued_requests_per_tenant_, " may"));
+  }
+  if (stats_.tokens_queued > 0 && stats_.tokens_queued + tokens > max_queued_tokens_) {
+    return QueueLimitError(kQueueLimitTokens,
+                           absl::StrCat("the queue is full: ", stats_.tokens_queued, " prompt tokens wait, at most ",
+                                        max_queued_tokens_, " may"));
+  }
   return absl::OkStatus();
 }
 

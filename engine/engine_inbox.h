@@ -32,6 +32,8 @@ class EngineInbox {
 
   // RESOURCE_EXHAUSTED at a queue limit, UNAVAILABLE when draining or faulted; else the request is in.
   absl::Status Offer(Submission submission);
+  // What Offer would say now; nothing is taken.
+  absl::Status Check(const Request& request) const;
   void Close();  // refuses from now on
 
   // For the engine thread.
@@ -53,6 +55,8 @@ class EngineInbox {
   const std::shared_ptr<Doorbell>& doorbell() const { return doorbell_; }
 
  private:
+  absl::Status CheckLocked(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const int64_t max_queued_requests_;
   const int64_t max_queued_tokens_;
   const int64_t max_queued_requests_per_tenant_;

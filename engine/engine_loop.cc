@@ -114,9 +114,6 @@ void EngineLoop::Finish(Sequence* sequence) {
   RequestStatistics& statistics = sequence->statistics();
   const RequestPhase phase = sequence->phase();
   statistics.finished = Now();
-  for (SteadyTime* time : {&statistics.first_step, &statistics.first_token, &statistics.last_token}) {
-    if (*time == SteadyTime{}) *time = statistics.finished;
-  }
   std::optional<FinishedEvent> event =
       sequence->group().EndSample(sequence->sample(), *sequence->outcome(), phase, statistics);
   if (!event) return;

@@ -99,7 +99,8 @@ struct FinishedEvent {
   std::optional<TokenId> stop_token;           // of the first sample
   std::vector<SampleOutcome> samples;          // every sample's; empty when the request failed
   RequestPhase phase = RequestPhase::kQueued;
-  RequestStatistics statistics;  // summed over samples, the prompt counted once
+  // Summed over samples, their prompt counted once; evicted_tokens are of the sample that lost most.
+  RequestStatistics statistics;
 };
 
 using OutputEvent = std::variant<StartedEvent, PrefillProgressEvent, NewTokensEvent, FinishedEvent>;

@@ -26,6 +26,21 @@ void BlockTable::ShareFrom(const BlockTable& other, int64_t end_token) {
   }
 }
 
+void BlockTable::AppendDropped() {
+  const auto index = static_cast<int64_t>(pages_.size());
+  pages_.emplace_back();
+  MarkDropped({.begin = index, .end = index + 1});
+}
+
+void BlockTable::MarkDropped(TokenRange pages) {
+  if (pages.empty()) return;
+  if (pages.begin == dropped_run_.end && !dropped_run_.empty()) {
+    dropped_run_.end = pages.end;
+  } else {
+    dropped_run_ = pages;
+  }
+}
+
 void BlockTable::Replace(int64_t index, PageRef page) {
   PageRef& place = pages_[static_cast<size_t>(index)];
   FARSPAN_CHECK(place && page, "index=", index);
@@ -33,8 +48,9 @@ void BlockTable::Replace(int64_t index, PageRef page) {
 }
 
 TokenRange BlockTable::PagesInside(TokenRange tokens) const {
-  return {.begin = CeilDiv(std::max<int64_t>(0, tokens.begin), page_tokens_),
-          .end = std::min(tokens.end / page_tokens_, static_cast<int64_t>(pages_.size()))};
+  int64_t begin = CeilDiv(std::max<int64_t>(0, tokens.begin), page_tokens_);
+  if (begin >= dropped_run_.begin && begin < dropped_run_.end) begin = dropped_run_.end;
+  return {.begin = begin, .end = std::min(tokens.end / page_tokens_, static_cast<int64_t>(pages_.size()))};
 }
 
 int64_t BlockTable::Drop(TokenRange tokens) {
@@ -47,11 +63,13 @@ int64_t BlockTable::Drop(TokenRange tokens) {
     --num_resident_pages_;
     released += page_tokens_;
   }
+  MarkDropped({.begin = first, .end = last});
   return released;
 }
 
 void BlockTable::Clear() {
   pages_.clear();
+  dropped_run_ = {};
   num_resident_pages_ = 0;
 }
 

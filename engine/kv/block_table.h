@@ -20,7 +20,7 @@ class BlockTable {
   // Appends the next logical page.
   void Append(PageRef page);
   // Appends a logical page that is dropped already.
-  void AppendDropped() { pages_.emplace_back(); }
+  void AppendDropped();
   // Shares the first pages of `other`, those that hold tokens below `end_token`, holes included. This table is empty.
   void ShareFrom(const BlockTable& other, int64_t end_token);
   // Puts `page` in the place of a resident one, which is released.
@@ -31,7 +31,7 @@ class BlockTable {
 
   // Logical pages in order; empty references are dropped ones.
   const std::vector<PageRef>& pages() const { return pages_; }
-  // The half-open range of logical pages wholly inside `tokens`.
+  // The half-open range of logical pages wholly inside `tokens`, without those known to be dropped at its begin.
   TokenRange PagesInside(TokenRange tokens) const;
 
   // The page that holds logical `token`; it must be resident.
@@ -45,9 +45,13 @@ class BlockTable {
   int64_t page_tokens() const { return page_tokens_; }
 
  private:
+  // These logical pages are dropped from now on.
+  void MarkDropped(TokenRange pages);
+
   const int64_t page_tokens_;
   std::vector<PageRef> pages_;  // empty references are dropped pages
   int64_t num_resident_pages_ = 0;
+  TokenRange dropped_run_;  // logical pages in a row that are dropped: where the last drop ended, the next goes on
 };
 
 }  // namespace farspan

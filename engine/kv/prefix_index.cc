@@ -63,10 +63,15 @@ const PrefixIndex::Node* PrefixIndex::Publish(const Node* parent, const PrefixPa
   return raw;
 }
 
+// From its end on, so that no page comes up for eviction before those that follow it.
+void PrefixIndex::TouchChain(const Node* last) {
+  for (const Node* node = last; node != nullptr; node = node->parent) Touch(node);
+}
+
 bool PrefixIndex::EvictOne() {
   if (pool_->num_cached() == 0) return false;
   const auto held_by_cache_alone = [this](const Node* node) { return pool_->held_by_cache_alone(node->page.page()); };
-  // Pages in use are the most recently used ones by definition: each scan moves those that it meets to the end.
+  // Pages in use come behind all others; a scan moves those that it meets there, so that the next need not.
   for (int64_t remaining = num_pages(); !held_by_cache_alone(nodes_.front().get()); --remaining) {
     FARSPAN_CHECK(remaining > 0, "num_cached=", pool_->num_cached());
     Touch(nodes_.front().get());

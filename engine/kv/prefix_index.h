@@ -45,8 +45,11 @@ class PrefixIndex {
   // cached already, `*page` becomes a reference to that one. Returns the place of the page.
   const Node* Publish(const Node* parent, const PrefixPage& content, PageRef* page);
 
-  // Returns one page that the cache alone holds to the pool, the least recently used first and no page before those
-  // that follow it. False when there is none.
+  // The chain that ends at `last` was in use until now.
+  void TouchChain(const Node* last);
+
+  // Returns at least one page that the cache alone holds to the pool: of the chain that went out of use first, the page
+  // that ends it. Pages that could not be found any more leave with it. False when there is none.
   bool EvictOne();
   void Clear();
 

@@ -19,14 +19,13 @@ void AppendFramed(std::string_view part, std::string* bytes) {
 
 }  // namespace
 
-PrefixScope MakePrefixScope(std::string_view tenant, std::string_view model_id, KvFingerprint fingerprint,
-                            PagePhase phase, KvDtype kv_dtype) {
+PrefixScope MakePrefixScope(const PrefixScopeParts& parts) {
   std::string scope;
-  AppendFramed(tenant, &scope);
-  AppendFramed(model_id, &scope);
-  AppendNumber(fingerprint.value, &scope);
-  AppendNumber(static_cast<uint64_t>(phase), &scope);
-  AppendFramed(KvDtypeName(kv_dtype), &scope);
+  AppendFramed(parts.tenant, &scope);
+  AppendFramed(parts.model_id, &scope);
+  AppendNumber(parts.fingerprint.value, &scope);
+  AppendNumber(parts.decoded_from ? static_cast<uint64_t>(*parts.decoded_from) + 1 : 0, &scope);
+  AppendFramed(KvDtypeName(parts.kv_dtype), &scope);
   return std::make_shared<const std::string>(std::move(scope));
 }
 

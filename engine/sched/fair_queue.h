@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FairQueue: how many tokens each tenant has been given, so that the one given least goes first.
+// FairQueue: how many tokens each tenant has been given, so that the one given least goes first. Tenants weigh alike;
+// what the engine computes again, after a preemption say, is charged once.
 #pragma once
 
 #include <cstdint>

@@ -3,19 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/kv/prefix_index.h"
 #include "engine/kv/prefix_key.h"
+#include "engine/sched/prompt_keys.h"
 
 namespace farspan {
-
-// What an accepted request brings along; made by the submitting thread, since hashing a long prompt takes a while.
-struct PromptKeys {
-  PrefixScope prompt_scope;     // of pages that hold prompt tokens alone; null bypasses the cache
-  PrefixScope decode_scope;     // of pages that hold any decoded token
-  std::vector<PrefixKey> keys;  // of the prompt's full pages
-};
 
 // Engine thread only.
 class PageChain {

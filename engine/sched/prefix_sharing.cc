@@ -2,6 +2,7 @@
 #include "engine/sched/prefix_sharing.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -35,8 +36,9 @@ PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index) {
   const int64_t most = std::min(chain.num_keys(), (sequence.num_tokens() - 1) / chain.page_tokens());
   std::vector<PageId> pages;
   const PrefixIndex::Node* node = nullptr;
+  std::vector<TokenId> scratch;
   for (int64_t page = 0; page < most; ++page) {
-    const std::vector<TokenId> tokens = sequence.tokens(PageTokens(sequence, page));
+    const std::span<const TokenId> tokens = sequence.Tokens(PageTokens(sequence, page), &scratch);
     node = index.Find(node, {.key = chain.key(page), .scope = chain.scope(page), .tokens = tokens});
     if (node == nullptr) break;
     pages.push_back(index.page(*node));
@@ -55,9 +57,10 @@ void AttachPrefix(int64_t pages, PrefixIndex* index, Sequence* sequence) {
   const int64_t end_token = pages * chain.page_tokens();
   const TokenRange dropped = DroppedAt(*sequence, end_token);
   const PrefixIndex::Node* node = nullptr;
+  std::vector<TokenId> scratch;
   for (int64_t page = 0; page < pages; ++page) {
     const TokenRange range = PageTokens(*sequence, page);
-    const std::vector<TokenId> tokens = sequence->tokens(range);
+    const std::span<const TokenId> tokens = sequence->Tokens(range, &scratch);
     node = index->Find(node, {.key = chain.key(page), .scope = chain.scope(page), .tokens = tokens});
     FARSPAN_CHECK(node != nullptr, "page=", page);
     if (Inside(range, dropped)) {
@@ -71,12 +74,18 @@ void AttachPrefix(int64_t pages, PrefixIndex* index, Sequence* sequence) {
   sequence->SkipTo(end_token);
 }
 
+void TouchPages(const Sequence& sequence, PrefixIndex* index) {
+  // A closed chain may have pages that nobody holds any more, and then no place in the index.
+  if (sequence.chain().publishes()) index->TouchChain(sequence.chain().last());
+}
+
 void PublishPages(PrefixIndex* index, Sequence* sequence) {
   PageChain& chain = sequence->chain();
   const int64_t full_pages = sequence->computed() / chain.page_tokens();
+  std::vector<TokenId> scratch;
   while (chain.publishes() && chain.num_published() < full_pages) {
     const int64_t page = chain.num_published();
-    const std::vector<TokenId> tokens = sequence->tokens(PageTokens(*sequence, page));
+    const std::span<const TokenId> tokens = sequence->Tokens(PageTokens(*sequence, page), &scratch);
     PageRef held = sequence->block_table().pages()[static_cast<size_t>(page)].Share();
     const PageId before = held.page();
     const PrefixIndex::Node* node = index->Publish(

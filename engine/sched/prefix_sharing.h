@@ -17,11 +17,14 @@ struct PrefixMatch {
   std::vector<PageId> held;  // pages that it would hold: without those that its policy has dropped by then
 };
 
-// Costs a hash lookup a page.
+// Costs a hash lookup a page and a comparison of its tokens.
 PrefixMatch FindPrefix(const Sequence& sequence, const PrefixIndex& index);
 
 // Lets the sequence begin with the first `pages` of its cached chain, which FindPrefix has found.
 void AttachPrefix(int64_t pages, PrefixIndex* index, Sequence* sequence);
+
+// The sequence's pages in the cache were in use until now; before it lets them go.
+void TouchPages(const Sequence& sequence, PrefixIndex* index);
 
 // Publishes the pages that are full by now and never written again. A page whose content is cached already is replaced
 // by the cached one.

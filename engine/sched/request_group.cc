@@ -9,6 +9,8 @@
 namespace farspan {
 namespace {
 
+constexpr SteadyTime kNotReached{};
+
 bool Succeeded(FinishReason reason) { return reason == FinishReason::kStop || reason == FinishReason::kLength; }
 
 }  // namespace
@@ -23,6 +25,7 @@ RequestGroup::RequestGroup(Request request, std::shared_ptr<RequestHandle> handl
 
 bool RequestGroup::Start(const StartedEvent& event) {
   if (std::exchange(started_, true)) return false;
+  statistics_.cached_prompt_tokens = event.cached_prompt_tokens;
   Emit(event);
   return true;
 }
@@ -36,6 +39,10 @@ std::optional<FinishedEvent> RequestGroup::EndSample(int sample, const Outcome& 
   phase_ = std::max(phase_, phase);
   AddStatistics(statistics);
   if (++num_ended_ < request_.num_samples) return std::nullopt;
+  statistics_.resident_tokens = statistics_.logical_tokens - statistics_.evicted_tokens;
+  for (SteadyTime* time : {&statistics_.first_step, &statistics_.first_token, &statistics_.last_token}) {
+    if (*time == kNotReached) *time = statistics_.finished;
+  }
   FinishedEvent event{.phase = phase_, .statistics = statistics_};
   if (failure_) {
     event.reason = failure_->reason;
@@ -49,24 +56,28 @@ std::optional<FinishedEvent> RequestGroup::EndSample(int sample, const Outcome& 
 }
 
 void RequestGroup::AddStatistics(const RequestStatistics& sample) {
-  if (num_ended_ == 0) {
-    statistics_ = sample;
-    return;
-  }
-  statistics_.cached_prompt_tokens = std::max(statistics_.cached_prompt_tokens, sample.cached_prompt_tokens);
-  statistics_.generated_tokens += sample.generated_tokens;
-  statistics_.prefill.Add(sample.prefill);
-  statistics_.decode.Add(sample.decode);
-  statistics_.peak_resident_bytes += sample.peak_resident_bytes;
-  statistics_.side_data_bytes += sample.side_data_bytes;
-  statistics_.logical_tokens += sample.logical_tokens;
-  statistics_.resident_tokens += sample.resident_tokens;
-  statistics_.evicted_tokens += sample.evicted_tokens;
-  statistics_.preemptions += sample.preemptions;
-  statistics_.first_step = std::min(statistics_.first_step, sample.first_step);
-  statistics_.first_token = std::min(statistics_.first_token, sample.first_token);
-  statistics_.last_token = std::max(statistics_.last_token, sample.last_token);
-  statistics_.finished = std::max(statistics_.finished, sample.finished);
+  const auto earliest = [](SteadyTime a, SteadyTime b) {
+    return a == kNotReached ? b : b == kNotReached ? a : std::min(a, b);
+  };
+  RequestStatistics& total = statistics_;
+  total.prompt_tokens = sample.prompt_tokens;
+  total.arrival = sample.arrival;
+  total.generated_tokens += sample.generated_tokens;
+  total.prefill.Add(sample.prefill);
+  total.decode.Add(sample.decode);
+  total.peak_resident_bytes += sample.peak_resident_bytes;
+  total.side_data_bytes += sample.side_data_bytes;
+  // The prompt, as far as any sample got with it, and what each made of it.
+  const int64_t prompt = std::min(sample.logical_tokens, sample.prompt_tokens);
+  prompt_computed_ = std::max(prompt_computed_, prompt);
+  beyond_prompt_ += sample.logical_tokens - prompt;
+  total.logical_tokens = prompt_computed_ + beyond_prompt_;
+  total.evicted_tokens = std::max(total.evicted_tokens, sample.evicted_tokens);
+  total.preemptions += sample.preemptions;
+  total.first_step = earliest(total.first_step, sample.first_step);
+  total.first_token = earliest(total.first_token, sample.first_token);
+  total.last_token = std::max(total.last_token, sample.last_token);
+  total.finished = std::max(total.finished, sample.finished);
 }
 
 }  // namespace farspan

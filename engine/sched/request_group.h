@@ -45,7 +45,9 @@ class RequestGroup {
   RequestPhase phase_ = RequestPhase::kQueued;  // the furthest of any sample
   std::optional<Outcome> failure_;
   std::vector<SampleOutcome> samples_;
-  RequestStatistics statistics_;
+  RequestStatistics statistics_;  // of the samples that have ended
+  int64_t prompt_computed_ = 0;   // by the one that came furthest in the prompt
+  int64_t beyond_prompt_ = 0;     // computed tokens after the prompt, of all samples
 };
 
 }  // namespace farspan

@@ -55,6 +55,7 @@ Committed Scheduler::Commit(const StepPlan& plan, SteadyTime now) {
   for (const auto& sequence : running_) sequence->ApplyPendingDrop();
   for (const SequenceId id : plan.preempt) {
     waiting_.push_back(Extract(id, &running_));
+    TouchPages(*waiting_.back(), index_);
     waiting_.back()->Preempt();
   }
   for (const StepPlan::Admission& admission : plan.admit) Admit(admission);
@@ -77,6 +78,7 @@ std::unique_ptr<Sequence> Scheduler::Retire(const StepPlan::Retirement& retireme
   const bool runs = std::any_of(running_.begin(), running_.end(), HasId(retirement.id));
   std::unique_ptr<Sequence> sequence = Extract(retirement.id, runs ? &running_ : &waiting_);
   sequence->SetOutcome(retirement.outcome);
+  TouchPages(*sequence, index_);
   sequence->ReleasePages();
   fair_queue_.Leave(sequence->request().tenant);
   return sequence;
@@ -108,8 +110,8 @@ void Scheduler::Run(const StepPlan::Run& run, SteadyTime now, std::vector<PageCo
   for (int64_t missing = table.PagesMissing(end_token); missing > 0; --missing) table.Append(TakePage());
   FARSPAN_CHECK(table.num_resident_pages() <= running.max_pages(), "pages=", table.num_resident_pages(),
                 " max_pages=", running.max_pages());
+  fair_queue_.Charge(running.request().tenant, running.TakeUncharged(end_token));
   running.BeginStep(run.num_tokens, now);
-  fair_queue_.Charge(running.request().tenant, run.num_tokens);
 }
 
 PageRef Scheduler::TakePage() {

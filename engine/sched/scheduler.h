@@ -38,10 +38,11 @@ struct Committed {
 
 // Engine thread only. Owns every sequence from Add until the commit that retires it.
 //
-// Order. Waiting requests: by priority, one step better for each `priority_ageing` waited; then the tenant that was
-// given the fewest tokens; then arrival. One that does not fit may be passed by up to kMaxOvertaken smaller ones.
-// Running requests: by priority, then arrival; when pages run out the last in this order is preempted, never one before
-// the request that needs the page. The first in this order can always run: it fits the pool alone.
+// Order. Waiting requests: as WaitingLine says. One that does not fit may be passed by up to kMaxOvertaken others; one
+// of a better priority than some running requests takes the place of those, where that is enough for it to begin.
+// Running requests rank by priority, then arrival. A row without a page takes one from the last in rank, which is
+// preempted, unless that one runs in this step already; never from one that ranks before it. The first in rank is never
+// preempted for pages, and the others give way to it until it fits the pool alone.
 class Scheduler {
  public:
   static constexpr int kMaxOvertaken = 8;

@@ -27,10 +27,15 @@ TokenId Sequence::token(int64_t position) const {
                                     : output_[static_cast<size_t>(position - prompt_tokens())];
 }
 
-std::vector<TokenId> Sequence::tokens(TokenRange range) const {
-  std::vector<TokenId> tokens;
-  for (int64_t position = range.begin; position < range.end; ++position) tokens.push_back(token(position));
-  return tokens;
+std::span<const TokenId> Sequence::Tokens(TokenRange range, std::vector<TokenId>* scratch) const {
+  const auto size = static_cast<size_t>(range.size());
+  if (range.end <= prompt_tokens()) return std::span(request().prompt).subspan(static_cast<size_t>(range.begin), size);
+  if (range.begin >= prompt_tokens()) {
+    return std::span(output_).subspan(static_cast<size_t>(range.begin - prompt_tokens()), size);
+  }
+  scratch->clear();
+  for (int64_t position = range.begin; position < range.end; ++position) scratch->push_back(token(position));
+  return *scratch;
 }
 
 int64_t Sequence::num_runnable() const {
@@ -55,6 +60,12 @@ void Sequence::BeginStep(int64_t num_tokens, SteadyTime now) {
   FARSPAN_CHECK(in_flight_ == 0 && num_tokens > 0 && num_tokens <= num_runnable(), "num_tokens=", num_tokens);
   if (!started()) statistics_.first_step = now;
   in_flight_ = num_tokens;
+}
+
+int64_t Sequence::TakeUncharged(int64_t end_token) {
+  const int64_t uncharged = std::max<int64_t>(0, end_token - std::max(computed_, charged_tokens_));
+  charged_tokens_ = std::max(charged_tokens_, end_token);
+  return uncharged;
 }
 
 void Sequence::ApplyPendingDrop() {
@@ -92,6 +103,7 @@ void Sequence::Preempt() {
 }
 
 void Sequence::ReleasePages() {
+  ApplyPendingDrop();
   statistics_.evicted_tokens = block_table_.dropped_tokens();
   statistics_.resident_tokens = computed_ - statistics_.evicted_tokens;
   statistics_.logical_tokens = computed_;

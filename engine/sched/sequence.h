@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "engine/base/ids.h"
@@ -41,7 +42,8 @@ class Sequence {
   int64_t num_tokens() const { return prompt_tokens() + num_generated(); }
   int64_t num_generated() const { return static_cast<int64_t>(output_.size()); }
   TokenId token(int64_t position) const;
-  std::vector<TokenId> tokens(TokenRange range) const;
+  // Valid until the sequence or `*scratch` changes; a range that lies across the prompt's end is copied there.
+  std::span<const TokenId> Tokens(TokenRange range, std::vector<TokenId>* scratch) const;
   // The tokens whose keys and values are in the cache are [0, computed); [computed, computed + in_flight) are being
   // computed by the step in flight.
   int64_t computed() const { return computed_; }
@@ -69,6 +71,8 @@ class Sequence {
   TokenRange pending_drop() const { return pending_drop_; }
   void BeginStep(int64_t num_tokens, SteadyTime now);
   void ApplyPendingDrop();
+  // Of the rows up to `end_token`, those that its tenant has not been charged for; they count as charged from now on.
+  int64_t TakeUncharged(int64_t end_token);
   // Times that a request behind this one was admitted before it.
   int times_overtaken() const { return times_overtaken_; }
   void CountOvertaking() { ++times_overtaken_; }
@@ -106,6 +110,7 @@ class Sequence {
   int64_t computed_ = 0;
   int64_t in_flight_ = 0;
   int64_t reported_prompt_tokens_ = 0;
+  int64_t charged_tokens_ = 0;
   int times_overtaken_ = 0;
   bool forked_ = false;  // since it last held no pages
   TokenRange pending_drop_;

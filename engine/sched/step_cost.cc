@@ -2,42 +2,80 @@
 #include "engine/sched/step_cost.h"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 namespace farspan {
 namespace {
 
-constexpr double kNewestWeight = 0.3;
+constexpr size_t kMaxSteps = 64;
+constexpr double kWeightOfTheStepBefore = 0.93;
+// Before the first prompt nothing is known: a small chunk finds out without a long pause.
+constexpr int64_t kFirstGuess = 64;
 
-void Learn(double seen, double* estimate) {
-  *estimate = *estimate == 0 ? seen : kNewestWeight * seen + (1 - kNewestWeight) * *estimate;
+using Row = std::array<double, 4>;  // three unknowns, then the right-hand side
+
+// Solves three equations; an unknown that they do not determine becomes zero.
+std::array<double, 3> Solve(std::array<Row, 3> rows) {
+  for (size_t i = 0; i < 3; ++i) {
+    size_t pivot = i;
+    for (size_t r = i + 1; r < 3; ++r) {
+      if (std::fabs(rows[r][i]) > std::fabs(rows[pivot][i])) pivot = r;
+    }
+    std::swap(rows[i], rows[pivot]);
+    if (rows[i][i] == 0) continue;
+    for (size_t r = 0; r < 3; ++r) {
+      if (r == i) continue;
+      const double factor = rows[r][i] / rows[i][i];
+      for (size_t c = 0; c < 4; ++c) rows[r][c] -= factor * rows[i][c];
+    }
+  }
+  std::array<double, 3> unknowns{};
+  for (size_t i = 0; i < 3; ++i) unknowns[i] = rows[i][i] == 0 ? 0 : rows[i][3] / rows[i][i];
+  return unknowns;
 }
-
-double Seconds(SteadyDuration duration) { return std::chrono::duration<double>(duration).count(); }
 
 }  // namespace
 
 void StepCost::Observe(SteadyDuration duration, int64_t decode_rows, int64_t prefill_tokens) {
-  const double seconds = Seconds(duration);
-  if (prefill_tokens == 0) {
-    if (decode_rows > 0) Learn(seconds / static_cast<double>(decode_rows), &seconds_per_decode_row_);
-    return;
-  }
-  const double prefill_seconds = std::max(0.0, seconds - DecodeSeconds(decode_rows));
-  Learn(prefill_seconds / static_cast<double>(prefill_tokens), &seconds_per_prefill_token_);
+  if (steps_.size() == kMaxSteps) steps_.pop_front();
+  steps_.push_back({.seconds = std::chrono::duration<double>(duration).count(),
+                    .decode_rows = static_cast<double>(decode_rows),
+                    .prefill_tokens = static_cast<double>(prefill_tokens)});
 }
 
 int64_t StepCost::PrefillTokensWithin(SteadyDuration limit, int64_t decode_rows) const {
-  // Before the first prompt nothing is known: a small chunk finds out without a long pause.
-  constexpr int64_t kFirstGuess = 64;
-  if (seconds_per_prefill_token_ == 0) return kFirstGuess;
-  const double room = Seconds(limit) - DecodeSeconds(decode_rows);
-  constexpr double kMost = 1e9;
-  const double tokens = std::clamp(room / seconds_per_prefill_token_, 0.0, kMost);
+  double most = 0;
+  for (const Step& step : steps_) most = std::max(most, step.prefill_tokens);
+  if (most == 0) return kFirstGuess;
+  const auto [fixed, per_row, per_token] = Fit();
+  const double room = std::chrono::duration<double>(limit).count() - fixed - per_row * static_cast<double>(decode_rows);
+  const double cap = std::max(2 * most, static_cast<double>(kFirstGuess));
+  const double tokens = per_token > 0 ? std::clamp(room / per_token, 0.0, cap) : (room > 0 ? cap : 0.0);
   return std::max(kLeastTokens, static_cast<int64_t>(tokens));
 }
 
-double StepCost::DecodeSeconds(int64_t decode_rows) const {
-  return seconds_per_decode_row_ * static_cast<double>(decode_rows);
+std::array<double, 3> StepCost::Fit() const {
+  // An unknown that came out negative is held at zero and the others are fitted again.
+  std::array<bool, 3> held{};
+  while (true) {
+    std::array<Row, 3> rows{};
+    double weight = 1;
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step, weight *= kWeightOfTheStepBefore) {
+      const std::array<double, 3> terms = {held[0] ? 0.0 : 1.0, held[1] ? 0.0 : step->decode_rows,
+                                           held[2] ? 0.0 : step->prefill_tokens};
+      for (size_t r = 0; r < 3; ++r) {
+        for (size_t c = 0; c < 3; ++c) rows[r][c] += weight * terms[r] * terms[c];
+        rows[r][3] += weight * terms[r] * step->seconds;
+      }
+    }
+    // Where steps were all alike, the smallest of the solutions: a trace of every diagonal on itself.
+    for (size_t r = 0; r < 3; ++r) rows[r][r] *= 1 + 1e-9;
+    const std::array<double, 3> fit = Solve(rows);
+    const auto negative = std::find_if(fit.begin(), fit.end(), [](double value) { return value < 0; });
+    if (negative == fit.end()) return fit;
+    held[static_cast<size_t>(negative - fit.begin())] = true;
+  }
 }
 
 }  // namespace farspan

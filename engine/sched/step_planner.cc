@@ -14,7 +14,8 @@ namespace farspan {
 namespace {
 
 // Waiting requests that one plan looks past at most: bounds the cost of a plan while the pool is full.
-constexpr int kMaxBlocked = 16;
+constexpr int kMaxBlocked = 8;
+constexpr int64_t kAnyPriority = std::numeric_limits<int64_t>::max();
 
 const char* PhaseName(RequestPhase phase) {
   switch (phase) {
@@ -57,32 +58,32 @@ bool CanBeForked(const Sequence& leader) {
          (leader.block_table().dropped_tokens() == 0 || leader.computed() == leader.prompt_tokens());
 }
 
-// Of the logical pages in `range`, those that are not dropped.
-std::vector<PageId> HeldPages(const BlockTable& table, TokenRange range) {
-  std::vector<PageId> held;
-  for (int64_t i = range.begin; i < range.end; ++i) {
-    if (const PageRef& page = table.pages()[static_cast<size_t>(i)]) held.push_back(page.page());
-  }
-  return held;
-}
-
 }  // namespace
 
 StepPlanner::StepPlanner(const SchedulerView& view, SteadyTime now)
     : view_(view),
       now_(now),
-      seats_(view.limits.max_num_seqs - static_cast<int64_t>(view.running.size())),
-      rows_(view.limits.max_num_batched_tokens),
-      pages_(view.pool.num_free() + view.pool.num_cached()),
-      num_running_(static_cast<int64_t>(view.running.size())) {}
+      batch_{.pages = PageLedger(&view.pool),
+             .seats = view.limits.max_num_seqs - std::ssize(view.running),
+             .num_running = std::ssize(view.running)},
+      rows_(view.limits.max_num_batched_tokens) {
+  for (const auto* list : {&view.running, &view.waiting}) {
+    for (const auto& sequence : *list) {
+      const bool leads = !sequence->follows() && sequence->request().num_samples > 1;
+      if (leads && sequence->prefilling()) computing_leaders_.insert(sequence->id());
+    }
+  }
+}
 
 StepPlan StepPlanner::Plan() {
   PlanEnds();
-  PlanPriorityPreemptions();
+  PlanUrgent();
   PlanForks();
   PlanDecodeRows();
+  AdmitUrgent();
   PlanChunks();
   PlanAdmissions();
+  plan_.preempt = batch_.preempted;
   FailHeadIfStuck();
   return std::move(plan_);
 }
@@ -90,92 +91,84 @@ StepPlan StepPlanner::Plan() {
 void StepPlanner::PlanEnds() {
   for (const auto& sequence : view_.running) {
     const BlockTable& table = sequence->block_table();
-    for (const PageId page : HeldPages(table, table.PagesInside(sequence->pending_drop()))) LetGo(page);
+    for (const PageId page : HeldPages(table, table.PagesInside(sequence->pending_drop()))) batch_.pages.LetGo(page);
     if (std::optional<Outcome> outcome = OutcomeAt(*sequence, now_)) {
       plan_.retire.push_back({sequence->id(), *std::move(outcome)});
-      leaving_.insert(sequence->id());
-      ++seats_;
-      --num_running_;
+      ended_.insert(sequence->id());
+      ++batch_.seats;
+      --batch_.num_running;
     } else {
-      ranked_.push_back(sequence.get());
+      batch_.ranked.push_back(sequence.get());
     }
   }
-  std::sort(ranked_.begin(), ranked_.end(),
+  std::sort(batch_.ranked.begin(), batch_.ranked.end(),
             [](const Sequence* a, const Sequence* b) { return Scheduler::RanksBefore(*a, *b); });
+  absl::flat_hash_set<SequenceId> may_be_forked;
   for (const auto& sequence : view_.waiting) {
     if (std::optional<Outcome> outcome = OutcomeAt(*sequence, now_)) {
       plan_.retire.push_back({sequence->id(), *std::move(outcome)});
-      leaving_.insert(sequence->id());
+      ended_.insert(sequence->id());
+    } else if (sequence->follows()) {
+      may_be_forked.insert(sequence->leader());
     }
   }
   // Pages that a fork of this plan shares with its retiring leader do not come back.
-  absl::flat_hash_set<SequenceId> may_be_forked;
-  for (const auto& sequence : view_.waiting) {
-    if (sequence->follows() && !Leaves(sequence->id())) may_be_forked.insert(sequence->leader());
-  }
   for (const auto& sequence : view_.running) {
-    if (Leaves(sequence->id()) && !may_be_forked.contains(sequence->id())) LetGoOfAll(*sequence);
+    if (Ends(sequence->id()) && !may_be_forked.contains(sequence->id())) batch_.pages.LetGoOfAll(*sequence);
   }
 }
 
-// A better priority may take the place of a worse one, where that is enough to begin.
-void StepPlanner::PlanPriorityPreemptions() {
-  const auto beats_last = [this](const std::unique_ptr<Sequence>& waiting) {
-    return waiting->request().priority < ranked_.back()->request().priority;
-  };
-  if (ranked_.empty() || std::none_of(view_.waiting.begin(), view_.waiting.end(), beats_last)) return;
-  const std::vector<Candidate> candidates = Candidates();
-  if (candidates.empty()) return;
-  const Sequence& best = *candidates[BestOf(candidates)].sequence;
-  if (ranked_.back()->request().priority <= best.request().priority) return;
-  const PrefixMatch match = FindPrefix(best, view_.index);
-  const auto fits = [&]() { return seats_ > 0 && Fits(best, match); };
-  const StepPlanner before = *this;
-  while (!fits() && !ranked_.empty() && ranked_.back()->request().priority > best.request().priority) {
-    Preempt(*ranked_.back());
+// A better priority may take the place of worse ones, where that is enough to begin.
+void StepPlanner::PlanUrgent() {
+  if (batch_.ranked.empty()) return;
+  const WaitingLine line = Line(batch_.ranked.back()->request().priority);
+  if (line.empty()) return;
+  const Sequence& first = line.Front();
+  const PrefixMatch match = FindPrefix(first, view_.index);
+  const auto fits = [&]() { return batch_.seats > 0 && Fits(first, match); };
+  const Batch before = batch_;
+  while (!fits() && !batch_.ranked.empty() && batch_.ranked.back()->request().priority > first.request().priority) {
+    Preempt(*batch_.ranked.back());
   }
-  if (fits()) return;
-  plan_ = before.plan_;
-  seats_ = before.seats_;
-  pages_ = before.pages_;
-  num_running_ = before.num_running_;
-  holder_changes_ = before.holder_changes_;
-  ranked_ = before.ranked_;
-  leaving_ = before.leaving_;
+  if (fits()) {
+    urgent_ = &first;
+  } else {
+    batch_ = before;
+  }
 }
 
 void StepPlanner::PlanForks() {
   for (const auto& sequence : view_.waiting) {
-    if (!sequence->follows() || Leaves(sequence->id())) continue;
+    if (!sequence->follows() || Ends(sequence->id())) continue;
     const Sequence* leader = FindRunning(sequence->leader());
-    if (leader == nullptr || !CanBeForked(*leader)) continue;
-    const bool preempted = Leaves(leader->id()) && !leader->outcome() &&
-                           std::find(plan_.preempt.begin(), plan_.preempt.end(), leader->id()) != plan_.preempt.end();
+    if (leader == nullptr || Preempted(leader->id()) || !CanBeForked(*leader)) continue;
     // The prompt's last token is computed once more, in a copy of the page that holds it. What the leader is about to
     // drop stays with the fork for that step.
     const std::vector<PageId> shared =
         HeldPages(leader->block_table(),
                   {.begin = 0, .end = CeilDiv(leader->prompt_tokens(), leader->block_table().page_tokens())});
-    const int64_t pages = 1 + IdlePages(shared);
-    if (preempted || seats_ == 0 || rows_ <= num_running_ || pages_ < num_running_ + pages + 1) continue;
+    const int64_t own_pages = std::max<int64_t>(1, PagesNow(*sequence) - std::ssize(shared) + 1);
+    const int64_t spare = batch_.pages.num_free() - PromisedPages() - batch_.num_running;
+    const bool fits = own_pages + batch_.pages.NumIdle(shared) < spare;
+    if (batch_.seats == 0 || rows_ <= batch_.num_running || !fits) continue;
     plan_.forks.push_back({.id = sequence->id(), .leader = leader->id()});
     forked_.insert(leader->id());
-    leaving_.insert(sequence->id());
-    --seats_;
+    placed_.insert(sequence->id());
+    --batch_.seats;
+    ++batch_.num_running;
+    for (const PageId page : shared) batch_.pages.Hold(page);
+    batch_.pages.Take(own_pages);
     --rows_;
-    for (const PageId page : shared) Hold(page);
-    --pages_;
-    ++num_running_;
   }
 }
 
 void StepPlanner::PlanDecodeRows() {
-  for (const Sequence* sequence : std::vector<const Sequence*>(ranked_)) {
-    if (Leaves(sequence->id()) || sequence->prefilling() || sequence->num_runnable() != 1 || rows_ == 0) continue;
+  for (const Sequence* sequence : std::vector<const Sequence*>(batch_.ranked)) {
+    if (Preempted(sequence->id()) || sequence->prefilling() || sequence->num_runnable() != 1 || rows_ == 0) continue;
     const int64_t pages = sequence->block_table().PagesMissing(sequence->computed() + 1) + CopyPages(*sequence);
     if (MakeRoom(pages, *sequence)) Run(*sequence, 1, pages);
   }
-  const auto decode_rows = static_cast<int64_t>(plan_.runs.size());
+  const auto decode_rows = std::ssize(plan_.runs) + std::ssize(plan_.forks);
   chunk_rows_ = rows_;
   if (decode_rows > 0 && view_.limits.max_inter_token_latency > SteadyDuration::zero()) {
     chunk_rows_ =
@@ -183,34 +176,48 @@ void StepPlanner::PlanDecodeRows() {
   }
 }
 
+void StepPlanner::AdmitUrgent() {
+  if (urgent_ == nullptr || placed_.contains(urgent_->id()) || batch_.seats == 0 || chunk_rows_ == 0) return;
+  const PrefixMatch match = FindPrefix(*urgent_, view_.index);
+  if (Fits(*urgent_, match)) Admit(*urgent_, match);
+}
+
+// Each prompt takes at most half of what is left while others want rows too: a long one delays none by its length.
 void StepPlanner::PlanChunks() {
-  for (const Sequence* sequence : std::vector<const Sequence*>(ranked_)) {
+  std::vector<const Sequence*> computing;
+  for (const Sequence* sequence : batch_.ranked) {
     const bool decodes = !sequence->prefilling() && sequence->num_runnable() == 1;
-    if (Leaves(sequence->id()) || decodes || sequence->num_runnable() == 0 || chunk_rows_ == 0) continue;
-    const BlockTable& table = sequence->block_table();
-    const int64_t copies = CopyPages(*sequence);
-    const int64_t least = copies + table.PagesMissing(sequence->computed() + 1);
-    if (!MakeRoom(least, *sequence)) continue;
+    if (!decodes && sequence->num_runnable() > 0) computing.push_back(sequence);
+  }
+  const bool somebody_can_begin = SomebodyCanBegin();
+  for (size_t i = 0; i < computing.size() && chunk_rows_ > 0; ++i) {
+    const Sequence& sequence = *computing[i];
+    if (Preempted(sequence.id())) continue;
+    const BlockTable& table = sequence.block_table();
+    const int64_t copies = CopyPages(sequence);
+    if (!MakeRoom(copies + table.PagesMissing(sequence.computed() + 1), sequence)) continue;
     const int64_t most_tokens =
-        table.capacity_tokens() + (pages_ - copies) * table.page_tokens() - sequence->computed();
-    const int64_t num_tokens = std::min({chunk_rows_, sequence->num_runnable(), most_tokens});
+        table.capacity_tokens() + (batch_.pages.num_free() - copies) * table.page_tokens() - sequence.computed();
+    const bool shares = i + 1 < computing.size() || somebody_can_begin;
+    const int64_t share = shares ? CeilDiv(chunk_rows_, 2) : chunk_rows_;
+    const int64_t num_tokens = std::min({share, sequence.num_runnable(), most_tokens});
     chunk_rows_ -= num_tokens;
-    Run(*sequence, num_tokens, copies + table.PagesMissing(sequence->computed() + num_tokens));
+    Run(sequence, num_tokens, copies + table.PagesMissing(sequence.computed() + num_tokens));
   }
   for (const StepPlan::Fork& fork : plan_.forks) plan_.runs.push_back({.id = fork.id, .num_tokens = 1});
 }
 
 void StepPlanner::PlanAdmissions() {
-  if (preempted_for_pages_ || seats_ == 0 || chunk_rows_ == 0) return;
-  std::vector<Candidate> candidates = Candidates();
+  if (preempted_for_pages_ || batch_.seats == 0 || chunk_rows_ == 0) return;
+  WaitingLine line = Line(kAnyPriority);
   std::vector<SequenceId> blocked;
   int passes_left = Scheduler::kMaxOvertaken;  // of those that are blocked
-  while (!candidates.empty() && seats_ > 0 && chunk_rows_ > 0 && passes_left > 0) {
-    const size_t best = BestOf(candidates);
-    const Sequence& sequence = *candidates[best].sequence;
-    candidates.erase(candidates.begin() + static_cast<std::ptrdiff_t>(best));
+  while (!line.empty() && batch_.seats > 0 && chunk_rows_ > 0 && passes_left > 0) {
+    const Sequence& sequence = line.Pop();
     const PrefixMatch match = FindPrefix(sequence, view_.index);
-    if (Fits(sequence, match) && Admit(sequence, match)) {
+    const int64_t num_tokens = Fits(sequence, match) ? Admit(sequence, match) : 0;
+    if (num_tokens > 0) {
+      line.Charge(sequence.request().tenant, num_tokens);
       plan_.overtaken.insert(plan_.overtaken.end(), blocked.begin(), blocked.end());
       if (!blocked.empty()) --passes_left;
       continue;
@@ -224,22 +231,20 @@ void StepPlanner::PlanAdmissions() {
 // Only a defect of a policy's bounds leads here: the request that cannot start ends, the loop goes on.
 void StepPlanner::FailHeadIfStuck() {
   if (!plan_.empty() || !view_.running.empty()) return;
-  const std::vector<Candidate> candidates = Candidates();
-  if (candidates.empty()) return;
-  const Sequence& head = *candidates[BestOf(candidates)].sequence;
-  plan_.retire.push_back({head.id(),
+  const WaitingLine line = Line(kAnyPriority);
+  if (line.empty()) return;
+  plan_.retire.push_back({line.Front().id(),
                           {.reason = FinishReason::kError,
                            .status = absl::InternalError("the request fits no step although nothing else runs")}});
 }
 
+bool StepPlanner::Preempted(SequenceId id) const {
+  return std::find(batch_.preempted.begin(), batch_.preempted.end(), id) != batch_.preempted.end();
+}
+
 // Samples wait while the first one computes their prompt.
 bool StepPlanner::WaitsForLeader(const Sequence& sequence) const {
-  if (!sequence.follows()) return false;
-  const auto computing = [&sequence](const std::unique_ptr<Sequence>& other) {
-    return other->id() == sequence.leader() && other->prefilling();
-  };
-  if (std::any_of(view_.running.begin(), view_.running.end(), computing)) return !Leaves(sequence.leader());
-  return std::any_of(view_.waiting.begin(), view_.waiting.end(), computing) && !Leaves(sequence.leader());
+  return sequence.follows() && computing_leaders_.contains(sequence.leader()) && !Ends(sequence.leader());
 }
 
 const Sequence* StepPlanner::FindRunning(SequenceId id) const {
@@ -249,66 +254,33 @@ const Sequence* StepPlanner::FindRunning(SequenceId id) const {
   return nullptr;
 }
 
-std::vector<StepPlanner::Candidate> StepPlanner::Candidates() const {
-  std::vector<Candidate> candidates;
+WaitingLine StepPlanner::Line(int64_t worse_than) const {
+  WaitingLine line(&view_.fair_queue, now_, view_.limits.priority_ageing);
   for (const auto& sequence : view_.waiting) {
-    if (Leaves(sequence->id()) || WaitsForLeader(*sequence)) continue;
-    const Request& request = sequence->request();
-    const SteadyDuration ageing = view_.limits.priority_ageing;
-    const int64_t aged =
-        ageing > SteadyDuration::zero() ? std::max(SteadyDuration::zero(), now_ - request.arrival) / ageing : 0;
-    candidates.push_back({.sequence = sequence.get(), .priority = request.priority - aged});
+    if (sequence->request().priority >= worse_than || Ends(sequence->id()) || placed_.contains(sequence->id()) ||
+        WaitsForLeader(*sequence)) {
+      continue;
+    }
+    line.Add(sequence.get());
   }
-  return candidates;
+  return line;
 }
 
-size_t StepPlanner::BestOf(const std::vector<Candidate>& candidates) const {
-  const auto before = [this](const Candidate& a, const Candidate& b) {
-    if (a.priority != b.priority) return a.priority < b.priority;
-    const int64_t served_a = ServedTokens(a.sequence->request().tenant);
-    const int64_t served_b = ServedTokens(b.sequence->request().tenant);
-    if (served_a != served_b) return served_a < served_b;
-    return a.sequence->id() < b.sequence->id();
-  };
-  return static_cast<size_t>(std::min_element(candidates.begin(), candidates.end(), before) - candidates.begin());
+bool StepPlanner::SomebodyCanBegin() const {
+  if (preempted_for_pages_ || batch_.seats == 0) return false;
+  const WaitingLine line = Line(kAnyPriority);
+  return !line.empty() && Fits(line.Front(), FindPrefix(line.Front(), view_.index));
 }
 
-int64_t StepPlanner::ServedTokens(const std::string& tenant) const {
-  const auto given = given_tokens_.find(tenant);
-  return view_.fair_queue.served_tokens(tenant) + (given == given_tokens_.end() ? 0 : given->second);
-}
-
-// What the sequence holds once all that is known of it is computed: its prompt, and what it generated before.
+// What the sequence holds once all that is known of it is computed: its prompt, and what it generated before. One that
+// was preempted comes back only where it can go on for a while, else it would soon be in the way again.
 int64_t StepPlanner::PagesNow(const Sequence& sequence) const {
+  constexpr int64_t kPagesToGoOn = 4;
+  const bool comes_back = sequence.statistics().preemptions > 0 && sequence.computed() == 0;
+  const int64_t more_tokens = comes_back ? kPagesToGoOn * sequence.block_table().page_tokens() : 0;
+  const int64_t tokens = sequence.num_tokens() + more_tokens;
   return std::min(sequence.max_pages(),
-                  sequence.request().policy->MaxPages(sequence.num_tokens(), view_.limits.max_num_batched_tokens));
-}
-
-// What holds the page once the plan, as far as it is made, has been carried out; the cache does not count.
-int32_t StepPlanner::Holders(PageId page) const {
-  const auto change = holder_changes_.find(page);
-  return view_.pool.num_holders(page) + (change == holder_changes_.end() ? 0 : change->second);
-}
-
-void StepPlanner::Hold(PageId page) {
-  if (Holders(page) == 0) --pages_;
-  ++holder_changes_[page];
-}
-
-void StepPlanner::LetGo(PageId page) {
-  --holder_changes_[page];
-  if (Holders(page) == 0) ++pages_;
-}
-
-// Of a sequence that leaves; what it drops has been let go before.
-void StepPlanner::LetGoOfAll(const Sequence& sequence) {
-  const BlockTable& table = sequence.block_table();
-  for (const PageId page : HeldPages(table, {.begin = 0, .end = std::ssize(table.pages())})) LetGo(page);
-  for (const PageId page : HeldPages(table, table.PagesInside(sequence.pending_drop()))) Hold(page);
-}
-
-int64_t StepPlanner::IdlePages(const std::vector<PageId>& pages) const {
-  return std::count_if(pages.begin(), pages.end(), [this](PageId page) { return Holders(page) == 0; });
+                  sequence.request().policy->MaxPages(tokens, view_.limits.max_num_batched_tokens));
 }
 
 // Pages that its next row copies before it writes: the page is shared, or will be by a fork of this plan.
@@ -322,7 +294,7 @@ int64_t StepPlanner::CopyPages(const Sequence& sequence) const {
 // Pages that running sequences still need for what is known of them.
 int64_t StepPlanner::PromisedPages() const {
   int64_t promised = 0;
-  for (const Sequence* sequence : ranked_) {
+  for (const Sequence* sequence : batch_.ranked) {
     const auto taken = taken_pages_.find(sequence->id());
     const int64_t held =
         sequence->block_table().num_resident_pages() + (taken == taken_pages_.end() ? 0 : taken->second);
@@ -333,15 +305,16 @@ int64_t StepPlanner::PromisedPages() const {
 
 // One page a running sequence stays spare, so that an admission is not paid for by a preemption soon after.
 bool StepPlanner::Fits(const Sequence& sequence, const PrefixMatch& match) const {
-  const int64_t pages = std::max<int64_t>(0, PagesNow(sequence) - std::ssize(match.held)) + IdlePages(match.held);
-  if (num_running_ == 0) return pages <= pages_;
-  return pages <= pages_ - PromisedPages() - num_running_;
+  const int64_t pages =
+      std::max<int64_t>(0, PagesNow(sequence) - std::ssize(match.held)) + batch_.pages.NumIdle(match.held);
+  if (batch_.num_running == 0) return pages <= batch_.pages.num_free();
+  return pages <= batch_.pages.num_free() - PromisedPages() - batch_.num_running;
 }
 
 bool StepPlanner::MakeRoom(int64_t pages, const Sequence& sequence) {
-  while (pages > pages_) {
+  while (pages > batch_.pages.num_free()) {
     const Sequence* victim = nullptr;
-    for (const Sequence* other : ranked_) {
+    for (const Sequence* other : batch_.ranked) {
       if (Scheduler::RanksBefore(sequence, *other) && !taken_pages_.contains(other->id())) victim = other;
     }
     if (victim == nullptr) return false;
@@ -352,42 +325,39 @@ bool StepPlanner::MakeRoom(int64_t pages, const Sequence& sequence) {
 }
 
 void StepPlanner::Preempt(const Sequence& victim) {
-  const SequenceId id = victim.id();
-  plan_.preempt.push_back(id);
-  leaving_.insert(id);
-  LetGoOfAll(victim);
-  ++seats_;
-  --num_running_;
-  std::erase_if(ranked_, [id](const Sequence* sequence) { return sequence->id() == id; });
+  batch_.preempted.push_back(victim.id());
+  batch_.pages.LetGoOfAll(victim);
+  ++batch_.seats;
+  --batch_.num_running;
+  std::erase(batch_.ranked, &victim);
 }
 
-bool StepPlanner::Admit(const Sequence& sequence, const PrefixMatch& match) {
+int64_t StepPlanner::Admit(const Sequence& sequence, const PrefixMatch& match) {
   const int64_t page_tokens = sequence.block_table().page_tokens();
   const int64_t begin = match.pages * page_tokens;
   const int64_t end = begin < sequence.prompt_tokens() ? sequence.prompt_tokens() : sequence.num_tokens();
   const int64_t num_tokens = std::min(chunk_rows_, end - begin);
   const int64_t pages = CeilDiv(begin + num_tokens, page_tokens) - match.pages;
-  if (pages + IdlePages(match.held) > pages_) return false;
+  if (pages + batch_.pages.NumIdle(match.held) > batch_.pages.num_free()) return 0;
   const bool asks_cache = sequence.chain().cacheable() && !sequence.request().prompt_logprobs;
   plan_.admit.push_back(
       {.id = sequence.id(), .cached_pages = match.pages, .queried_tokens = asks_cache ? sequence.prompt_tokens() : 0});
-  leaving_.insert(sequence.id());
-  --seats_;
-  ++num_running_;
-  for (const PageId page : match.held) Hold(page);
-  chunk_rows_ -= num_tokens;
+  placed_.insert(sequence.id());
+  --batch_.seats;
+  ++batch_.num_running;
+  for (const PageId page : match.held) batch_.pages.Hold(page);
   // What it will still need counts as promised from now on.
-  pages_ -= std::max(pages, PagesNow(sequence) - std::ssize(match.held));
+  batch_.pages.Take(std::max(pages, PagesNow(sequence) - std::ssize(match.held)));
+  chunk_rows_ -= num_tokens;
   rows_ -= num_tokens;
-  given_tokens_[sequence.request().tenant] += num_tokens;
   plan_.runs.push_back({.id = sequence.id(), .num_tokens = num_tokens});
-  return true;
+  return num_tokens;
 }
 
 void StepPlanner::Run(const Sequence& sequence, int64_t num_tokens, int64_t pages) {
   plan_.runs.push_back({.id = sequence.id(), .num_tokens = num_tokens});
   taken_pages_[sequence.id()] += pages;
-  pages_ -= pages;
+  batch_.pages.Take(pages);
   rows_ -= num_tokens;
 }
 

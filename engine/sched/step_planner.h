@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -12,11 +13,13 @@
 #include "engine/kv/page_pool.h"
 #include "engine/kv/prefix_index.h"
 #include "engine/sched/fair_queue.h"
+#include "engine/sched/page_ledger.h"
 #include "engine/sched/prefix_sharing.h"
 #include "engine/sched/scheduler.h"
 #include "engine/sched/sequence.h"
 #include "engine/sched/step_cost.h"
 #include "engine/sched/step_plan.h"
+#include "engine/sched/waiting_line.h"
 
 namespace farspan {
 
@@ -39,56 +42,56 @@ class StepPlanner {
   StepPlan Plan();
 
  private:
-  struct Candidate {
-    const Sequence* sequence = nullptr;
-    int64_t priority = 0;  // after ageing
+  // What trying out a preemption changes.
+  struct Batch {
+    PageLedger pages;
+    int64_t seats = 0;                    // left
+    int64_t num_running = 0;              // once the plan is carried out
+    std::vector<const Sequence*> ranked;  // running and staying, best first
+    std::vector<SequenceId> preempted;
   };
 
   void PlanEnds();
-  void PlanPriorityPreemptions();
+  void PlanUrgent();
   void PlanForks();
   void PlanDecodeRows();
+  void AdmitUrgent();
   void PlanChunks();
   void PlanAdmissions();
   void FailHeadIfStuck();
 
-  bool Leaves(SequenceId id) const { return leaving_.contains(id); }
+  bool Ends(SequenceId id) const { return ended_.contains(id); }
+  bool Preempted(SequenceId id) const;
   bool WaitsForLeader(const Sequence& sequence) const;
   const Sequence* FindRunning(SequenceId id) const;
-  std::vector<Candidate> Candidates() const;
-  size_t BestOf(const std::vector<Candidate>& candidates) const;
-  int64_t ServedTokens(const std::string& tenant) const;
+  // Those that wait, can begin and have a raw priority better than `worse_than`.
+  WaitingLine Line(int64_t worse_than) const;
+  bool SomebodyCanBegin() const;
 
   int64_t PagesNow(const Sequence& sequence) const;
-  int32_t Holders(PageId page) const;
-  void Hold(PageId page);
-  void LetGo(PageId page);
-  void LetGoOfAll(const Sequence& sequence);
-  int64_t IdlePages(const std::vector<PageId>& pages) const;
   int64_t CopyPages(const Sequence& sequence) const;
   int64_t PromisedPages() const;
   bool Fits(const Sequence& sequence, const PrefixMatch& match) const;
-  // Preempts from the end of `ranked_` until `pages` are available, none that comes before `sequence`.
+  // Preempts from the end of the ranks until `pages` are free; none that ranks before `sequence` or runs already.
   bool MakeRoom(int64_t pages, const Sequence& sequence);
   void Preempt(const Sequence& victim);
-  bool Admit(const Sequence& sequence, const PrefixMatch& match);
+  // Tokens admitted, none if it does not fit.
+  int64_t Admit(const Sequence& sequence, const PrefixMatch& match);
   void Run(const Sequence& sequence, int64_t num_tokens, int64_t pages);
 
   const SchedulerView view_;
   const SteadyTime now_;
   StepPlan plan_;
-  int64_t seats_ = 0;
-  int64_t rows_ = 0;         // left in this step
-  int64_t chunk_rows_ = 0;   // of them, for rows that are no plain decode row
-  int64_t pages_ = 0;        // free, or free once something leaves the cache
-  int64_t num_running_ = 0;  // once the plan is carried out
+  Batch batch_;
+  int64_t rows_ = 0;        // left in this step
+  int64_t chunk_rows_ = 0;  // of them, for rows that are no plain decode row
   bool preempted_for_pages_ = false;
-  std::vector<const Sequence*> ranked_;                     // running and staying, best first
-  absl::flat_hash_set<SequenceId> leaving_;                 // retired or preempted by this plan
-  absl::flat_hash_set<SequenceId> forked_;                  // leaders of this plan's forks
-  absl::flat_hash_map<PageId, int32_t> holder_changes_;     // by what leaves and begins with this plan
-  absl::flat_hash_map<SequenceId, int64_t> taken_pages_;    // by this plan's runs
-  absl::flat_hash_map<std::string, int64_t> given_tokens_;  // by this plan's admissions
+  const Sequence* urgent_ = nullptr;  // for whom others were preempted
+  absl::flat_hash_set<SequenceId> computing_leaders_;
+  absl::flat_hash_set<SequenceId> ended_;                 // retired by this plan
+  absl::flat_hash_set<SequenceId> placed_;                // forked or admitted by this plan
+  absl::flat_hash_set<SequenceId> forked_;                // leaders of this plan's forks
+  absl::flat_hash_map<SequenceId, int64_t> taken_pages_;  // by this plan's runs
 };
 
 }  // namespace farspan

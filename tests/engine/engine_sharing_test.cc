@@ -144,7 +144,34 @@ TEST(EngineSharingTest, CachedPagesMakeRoomForNewRequests) {
     const LiveRequest live = harness.Generate(harness.MakeRequest(MakePrompt(100, salt), 8));
     EXPECT_EQ(live.output->tokens(), ExpectedTokens(MakePrompt(100, salt), 8));
   }
-  EXPECT_LE(harness.engine().stats().kv_pages_cached, 16);
+  EXPECT_GT(harness.Generate(harness.MakeRequest(MakePrompt(100, 5), 1)).output->started()->cached_prompt_tokens, 90);
+  EXPECT_EQ(harness.Generate(harness.MakeRequest(MakePrompt(100, 0), 1)).output->started()->cached_prompt_tokens, 0)
+      << "the oldest went first";
+}
+
+// A page that the prompt ends in holds other bits when the rest of it was decoded than when it was prompt too.
+TEST(EngineSharingTest, PagesAcrossThePromptsEndServeOnlyPromptsThatEndThere) {
+  for (const std::string attention :
+       {"dense { }", "quest { budget_tokens: 64 sink_tokens: 0 recent_tokens: 16 dense_layers: 0 }"}) {
+    const auto answer = [&](bool after_another) {
+      EngineHarness harness({.page_tokens = 16});
+      const std::vector<TokenId> prompt = MakePrompt(200, 3);
+      Request first = harness.MakeRequest(prompt, 60, attention);
+      const std::vector<TokenId> generated = harness.Generate(WithoutCache(first)).output->tokens();
+      if (after_another) harness.Submit(first);
+      std::vector<TokenId> longer = prompt;
+      longer.insert(longer.end(), generated.begin(), generated.begin() + 4);
+      Request second = harness.MakeRequest(longer, 56, attention);
+      second.forced_tokens.assign(generated.begin() + 4, generated.end());
+      second.logprobs = 1;
+      const LiveRequest live = harness.Submit(std::move(second));
+      harness.StepUntilIdle();
+      std::vector<float> logprobs;
+      for (const TokenLogprobs& token : live.output->logprobs()) logprobs.push_back(token.chosen.logprob);
+      return logprobs;
+    };
+    EXPECT_EQ(answer(true), answer(false)) << attention;
+  }
 }
 
 TEST(EngineSharingTest, SamplesShareThePromptAndDrawTheirOwnTokens) {
@@ -162,6 +189,7 @@ TEST(EngineSharingTest, SamplesShareThePromptAndDrawTheirOwnTokens) {
       EXPECT_EQ(greedy.output->finished()->samples.size(), 4u);
       EXPECT_EQ(greedy.output->finished()->statistics.generated_tokens, 120);
       EXPECT_EQ(greedy.output->finished()->statistics.prompt_tokens, prompt_tokens);
+      EXPECT_EQ(greedy.output->finished()->statistics.logical_tokens, prompt_tokens + 4 * 29);
       EXPECT_EQ(greedy.output->prefill_progress().back(), prompt_tokens);
       EXPECT_EQ(harness.engine().stats().kv_pages_used, 0);
 
@@ -346,6 +374,31 @@ TEST(EngineSharingTest, ABetterPriorityTakesAWorseOnesPlaceAndBothAnswer) {
   EXPECT_EQ(first.output->finished()->statistics.preemptions, 1);
   EXPECT_EQ(first.output->tokens(), ExpectedTokens(MakePrompt(30, 1), 20));
   EXPECT_EQ(urgent.output->tokens(), ExpectedTokens(MakePrompt(30, 2), 20));
+}
+
+TEST(EngineSharingTest, AShortPromptNeedNotWaitForALongOne) {
+  EngineHarness harness({.engine = {.max_num_seqs = 2, .max_num_batched_tokens = 16}, .num_pages = 512});
+  harness.Submit(harness.MakeRequest(MakePrompt(3000, 1), 5));
+  for (int i = 0; i < 3; ++i) harness.engine().TEST_Step();
+  const LiveRequest brief = harness.Submit(harness.MakeRequest(MakePrompt(30, 2), 5));
+  for (int i = 0; i < 12; ++i) harness.engine().TEST_Step();
+  EXPECT_TRUE(brief.output->finished().has_value());
+  harness.StepUntilIdle();
+}
+
+TEST(EngineSharingTest, AnUrgentRequestBeginsInTheStepThatPreemptsForIt) {
+  EngineHarness harness({.engine = {.max_num_seqs = 2, .max_num_batched_tokens = 16}, .num_pages = 512});
+  Request long_one = harness.MakeRequest(MakePrompt(3000, 1), 5);
+  long_one.priority = 4;
+  harness.Submit(long_one);
+  Request decoding = harness.MakeRequest(MakePrompt(4, 2), 40);
+  decoding.priority = 5;
+  harness.Submit(decoding);
+  for (int i = 0; i < 6; ++i) harness.engine().TEST_Step();
+  const LiveRequest urgent = harness.Submit(harness.MakeRequest(MakePrompt(4, 3), 4));
+  harness.engine().TEST_Step();
+  EXPECT_TRUE(urgent.output->started().has_value());
+  harness.StepUntilIdle();
 }
 
 TEST(EngineSharingTest, WaitingImprovesAPriority) {

@@ -42,14 +42,14 @@ MUTANTS = {
     ),
     "share_across_policies": Mutant(
         "engine/kv/prefix_key.cc",
-        "AppendNumber(fingerprint.value, &scope);",
-        "AppendNumber(fingerprint.value & 0, &scope);",
+        "AppendNumber(parts.fingerprint.value, &scope);",
+        "AppendNumber(parts.fingerprint.value & 0, &scope);",
         ("page_sharing", "output"),
     ),
     "share_across_tenants": Mutant(
         "engine/kv/prefix_key.cc",
-        "AppendFramed(tenant, &scope);",
-        "AppendFramed(tenant.substr(0, 0), &scope);",
+        "AppendFramed(parts.tenant, &scope);",
+        "AppendFramed(parts.tenant.substr(0, 0), &scope);",
         ("page_sharing",),
     ),
     "write_to_shared_page": Mutant(

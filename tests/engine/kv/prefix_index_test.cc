@@ -9,8 +9,8 @@
 namespace farspan {
 namespace {
 
-const PrefixScope kScope = MakePrefixScope("tenant", "model", {}, PagePhase::kPrompt, KvDtype::kBf16);
-const PrefixScope kOtherTenant = MakePrefixScope("other", "model", {}, PagePhase::kPrompt, KvDtype::kBf16);
+const PrefixScope kScope = MakePrefixScope({.tenant = "tenant", .model_id = "model"});
+const PrefixScope kOtherTenant = MakePrefixScope({.tenant = "other", .model_id = "model"});
 
 // Pages are named by one token each.
 class PrefixIndexTest : public ::testing::Test {
@@ -93,9 +93,9 @@ TEST_F(PrefixIndexTest, EvictsLeavesFirstAndTheLeastRecentlyUsedChain) {
   EXPECT_TRUE(index_.EvictOne());
   EXPECT_EQ(Find(1, nullptr, {}), old_root) << "its leaf went first";
   EXPECT_EQ(index_.num_pages(), 2);
-  index_.Attach(old_root).Release();
+  index_.TouchChain(old_root);
   EXPECT_TRUE(index_.EvictOne());
-  EXPECT_EQ(Find(3, nullptr, {}), nullptr) << "attaching made the other one recent";
+  EXPECT_EQ(Find(3, nullptr, {}), nullptr) << "the other one was in use more recently";
   EXPECT_EQ(Find(1, nullptr, {}), old_root);
   (void)new_root;
 }

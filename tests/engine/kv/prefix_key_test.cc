@@ -3,17 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 namespace farspan {
 namespace {
 
-constexpr KvFingerprint kDense{};
-
-PrefixScope Scope(std::string_view tenant, std::string_view model = "model", KvFingerprint fingerprint = kDense,
-                  PagePhase phase = PagePhase::kPrompt, KvDtype kv_dtype = KvDtype::kBf16) {
-  return MakePrefixScope(tenant, model, fingerprint, phase, kv_dtype);
+PrefixScope Scope(std::string_view tenant, std::string_view model = "model") {
+  return MakePrefixScope({.tenant = tenant, .model_id = model});
 }
 
 std::string Hex(const PrefixKey& key) {
@@ -32,9 +30,18 @@ TEST(PrefixKeyTest, EveryPartOfTheScopeCounts) {
   EXPECT_EQ(MakePrefixKey(Scope("a"), PrefixKey{}, tokens), key);
   EXPECT_NE(MakePrefixKey(Scope("b"), PrefixKey{}, tokens), key);
   EXPECT_NE(MakePrefixKey(Scope("a", "other"), PrefixKey{}, tokens), key);
-  EXPECT_NE(MakePrefixKey(Scope("a", "model", KvFingerprint{7}), PrefixKey{}, tokens), key);
-  EXPECT_NE(MakePrefixKey(Scope("a", "model", kDense, PagePhase::kDecoded), PrefixKey{}, tokens), key);
-  EXPECT_NE(MakePrefixKey(Scope("a", "model", kDense, PagePhase::kPrompt, KvDtype::kF32), PrefixKey{}, tokens), key);
+  const PrefixScopeParts parts = {.tenant = "a", .model_id = "model"};
+  PrefixScopeParts sparse = parts, decoded = parts, decoded_later = parts, wide = parts;
+  sparse.fingerprint = KvFingerprint{7};
+  decoded.decoded_from = 0;
+  decoded_later.decoded_from = 5;
+  wide.kv_dtype = KvDtype::kF32;
+  std::vector<PrefixKey> keys = {key};
+  for (const PrefixScopeParts& other : {sparse, decoded, decoded_later, wide}) {
+    const PrefixKey other_key = MakePrefixKey(MakePrefixScope(other), PrefixKey{}, tokens);
+    EXPECT_EQ(std::count(keys.begin(), keys.end(), other_key), 0);
+    keys.push_back(other_key);
+  }
   EXPECT_NE(MakePrefixKey(Scope("a"), key, tokens), key) << "the parent";
   EXPECT_NE(MakePrefixKey(Scope("a"), PrefixKey{}, std::vector<TokenId>{1, 2, 4}), key);
 }

@@ -45,7 +45,7 @@ class SchedulerTest : public ::testing::Test {
     request.tenant = options.tenant;
     request.num_samples = options.num_samples;
     const int64_t pages = request.policy->MaxPages(prompt_tokens + max_tokens, limits_.max_num_batched_tokens);
-    PromptKeys keys = options.use_prefix_cache ? KeysOf(request) : PromptKeys{};
+    PromptKeys keys = options.use_prefix_cache ? MakePromptKeys(request, "model", shape) : PromptKeys{};
     const auto leader = static_cast<SequenceId>(handles_.size());
     auto group = std::make_shared<RequestGroup>(std::move(request),
                                                 std::make_shared<RequestHandle>(std::make_shared<Doorbell>()),
@@ -57,20 +57,6 @@ class SchedulerTest : public ::testing::Test {
     }
     groups_.push_back(group);
     return leader;
-  }
-
-  static PromptKeys KeysOf(const Request& request) {
-    PromptKeys keys;
-    keys.prompt_scope = MakePrefixScope(request.tenant, "model", request.policy->prefill_fingerprint(),
-                                        PagePhase::kPrompt, KvDtype::kF32);
-    keys.decode_scope = MakePrefixScope(request.tenant, "model", request.policy->decode_fingerprint(),
-                                        PagePhase::kDecoded, KvDtype::kF32);
-    for (size_t end = kPageTokens; end <= request.prompt.size(); end += kPageTokens) {
-      const PrefixKey parent = keys.keys.empty() ? PrefixKey{} : keys.keys.back();
-      keys.keys.push_back(
-          MakePrefixKey(keys.prompt_scope, parent, std::span(request.prompt).subspan(end - kPageTokens, kPageTokens)));
-    }
-    return keys;
   }
 
   // Plans and commits one step, then pretends that it ran; every sequence that may draws token 7.

@@ -279,8 +279,10 @@ int64_t StepPlanner::PagesNow(const Sequence& sequence) const {
   const bool comes_back = sequence.statistics().preemptions > 0 && sequence.computed() == 0;
   const int64_t more_tokens = comes_back ? kPagesToGoOn * sequence.block_table().page_tokens() : 0;
   const int64_t tokens = sequence.num_tokens() + more_tokens;
-  return std::min(sequence.max_pages(),
-                  sequence.request().policy->MaxPages(tokens, view_.limits.max_num_batched_tokens));
+  // One that decodes has its prompt's chunks behind it.
+  const bool decodes = sequence.computed() > 0 && !sequence.prefilling() && sequence.num_runnable() <= 1;
+  const int64_t chunk_tokens = decodes ? 1 : view_.limits.max_num_batched_tokens;
+  return std::min(sequence.max_pages(), sequence.request().policy->MaxPages(tokens, chunk_tokens));
 }
 
 // Pages that its next row copies before it writes: the page is shared, or will be by a fork of this plan.

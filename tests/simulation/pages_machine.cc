@@ -17,7 +17,7 @@ constexpr int64_t kNumTokens = 2;
 PagesMachine::PagesMachine(Choices* choices)
     : choices_(choices), pool_(choices->Between(4, 24)), contents_(static_cast<size_t>(pool_.num_pages())) {
   for (size_t i = 0; i < scopes_.size(); ++i) {
-    scopes_[i] = MakePrefixScope("tenant", "model", KvFingerprint{i}, PagePhase::kPrompt, KvDtype::kF32);
+    scopes_[i] = MakePrefixScope({.tenant = "tenant", .model_id = "model", .fingerprint = KvFingerprint{i}});
   }
   for (Sequence& sequence : sequences_) Release(&sequence);
 }

@@ -44,11 +44,11 @@ kernels::KvList AppendList(const AttentionPlan& plan, TokenRange queries, const 
 
 AttentionTraffic TrafficOf(const AttentionPlan& plan, TokenRange queries, const ModelShape& shape) {
   const int64_t context_tokens = queries.end;
-  int64_t chosen_tokens = 0, dense_layers = 0, candidate_tokens = 0;
+  int64_t chosen_tokens = 0, dense_layers = 0, scored_tokens = 0;
   for (const ReadRange& range : plan.reads) chosen_tokens += range.tokens.size();
   if (plan.selector) {
     chosen_tokens += plan.selector->num_picked * plan.selector->block_tokens;
-    candidate_tokens = plan.selector->candidates.size();
+    scored_tokens = context_tokens / plan.selector->block_tokens * plan.selector->block_tokens;
     for (int64_t layer = 0; layer < std::min(shape.num_layers, kMaxMaskedLayers); ++layer) {
       dense_layers += plan.selector->dense_layers[static_cast<size_t>(layer)] ? 1 : 0;
     }
@@ -61,7 +61,7 @@ AttentionTraffic TrafficOf(const AttentionPlan& plan, TokenRange queries, const 
           .read_bytes = layer_tokens * layer_token_bytes,
           .dense_read_bytes = context_tokens * shape.kv_bytes_per_token(),
           .side_read_bytes =
-              chosen_layers * candidate_tokens / kernels::KeyBoundsTokens(shape.page_tokens) * layer_token_bytes};
+              chosen_layers * scored_tokens / kernels::KeyBoundsTokens(shape.page_tokens) * layer_token_bytes};
 }
 
 void AppendRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batch) {
@@ -106,8 +106,9 @@ kernels::SelectorRow MakeSelectorRow(const AttentionPlan& plan, int64_t row_inde
                               .score = BlockScoreOf(selector.key),
                               .reduction = ReductionOf(selector.group_reduction),
                               .block_tokens = selector.block_tokens,
-                              .first_block = selector.candidates.begin / selector.block_tokens,
-                              .num_blocks = selector.num_candidates(),
+                              .num_blocks = query.end / selector.block_tokens,
+                              .first_candidate = selector.candidates.begin / selector.block_tokens,
+                              .num_candidates = selector.num_candidates(),
                               .num_picked = selector.num_picked,
                               .slots_begin = batch->num_selected_slots,
                               .dense_layers = {}};

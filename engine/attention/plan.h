@@ -51,9 +51,10 @@ enum class SelectorKey : uint8_t {
 
 // How the scores of a GQA group's query heads become the one score of their KV head.
 enum class GroupReduction : uint8_t {
-  kSoftmaxSum,  // each head's scores, scaled as attention scales them, are softmax-normalised over the candidates, then
-                // summed
-  kRawSum,      // summed as they are
+  kSoftmaxSum,  // each head's scores, unscaled, are softmax-normalised over all complete blocks of the context, those
+                // of the plan's ranges included, then summed: a head that looks elsewhere has no say among the
+                // candidates
+  kRawSum,  // summed as they are
 };
 
 // Layers by number, the first being 0. Layers from kMaxMaskedLayers on are in no mask.

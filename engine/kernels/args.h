@@ -189,7 +189,8 @@ struct AttentionCommon {
   float scale;        // of q . k
 };
 
-// As farspan::SelectorKey and farspan::GroupReduction.
+// As farspan::SelectorKey and farspan::GroupReduction. Softmax sums are compared by their logarithms, in which nothing
+// underflows.
 enum class BlockScore : uint8_t { kKeyBounds };
 enum class ScoreReduction : uint8_t { kSoftmaxSum, kRawSum };
 
@@ -203,10 +204,11 @@ struct SelectorRow {
   KvList trailing;     // the same, after them
   BlockScore score;
   ScoreReduction reduction;
-  int64_t block_tokens;  // a multiple or a divisor of page_tokens, and a multiple of KeyBoundsTokens(page_tokens)
-  int64_t first_block;   // candidates are the blocks [first_block, first_block + num_blocks)
-  int64_t num_blocks;
-  int64_t num_picked;        // in [1, num_blocks]
+  int64_t block_tokens;     // a multiple or a divisor of page_tokens, and a multiple of KeyBoundsTokens(page_tokens)
+  int64_t num_blocks;       // complete blocks of the context, all of which are scored
+  int64_t first_candidate;  // the blocks [first_candidate, first_candidate + num_candidates) may be picked
+  int64_t num_candidates;
+  int64_t num_picked;        // in [1, num_candidates]
   int64_t slots_begin;       // of the entries that the row's lists occupy, [num_kv_heads][SelectedEntries()]
   uint64_t dense_layers[4];  // bit i % 64 of word i / 64: layer i
 };
@@ -226,7 +228,7 @@ constexpr int64_t SelectedEntries(const SelectorRow& row, int64_t page_tokens) {
 struct SelectBlocksArgs {
   const float* q;  // [rows of the batch][num_heads][head_dim], rotated
   KvLayerView cache;
-  KeyBoundsView bounds;     // those of every candidate are filled
+  KeyBoundsView bounds;     // those of every complete block are filled
   KvEntry* entries;         // the batch's entries, then the slots
   int64_t first_slot;       // index of the first slot in `entries`
   KvList* lists;            // [decode rows][num_kv_heads]; those of `rows` are written
@@ -234,7 +236,6 @@ struct SelectBlocksArgs {
   int64_t num_rows;
   int64_t layer;
   int64_t num_heads;
-  float scale;  // of q . k
 };
 
 struct DecodeRow {

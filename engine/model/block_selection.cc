@@ -27,8 +27,7 @@ absl::Status BlockSelection::Grow(int64_t size_bytes, std::unique_ptr<Buffer>* b
 void BlockSelection::TakeStaleRuns(const ForwardBatch& batch, KvCache* kv) {
   const int64_t page_tokens = kv->page_tokens(), run_tokens = kernels::KeyBoundsTokens(page_tokens);
   for (const kernels::SelectorRow& row : batch.selector_rows) {
-    const int64_t end = (row.first_block + row.num_blocks) * row.block_tokens;
-    for (int64_t token = row.first_block * row.block_tokens; token < end; token += run_tokens) {
+    for (int64_t token = 0; token < row.num_blocks * row.block_tokens; token += run_tokens) {
       const auto entry = static_cast<size_t>(row.context.entries_begin + token / page_tokens);
       const kernels::KeyRun run = {.page = batch.entries[entry].page,
                                    .run = static_cast<int32_t>(token % page_tokens / run_tokens)};
@@ -75,8 +74,7 @@ void BlockSelection::Choose(const Layer& layer, const KvCache& kv) {
                           .rows = staged_rows_,
                           .num_rows = num_rows_,
                           .layer = layer.layer,
-                          .num_heads = layer.num_heads,
-                          .scale = layer.scale});
+                          .num_heads = layer.num_heads});
 }
 
 }  // namespace farspan

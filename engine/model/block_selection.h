@@ -19,7 +19,7 @@ class BlockSelection {
  public:
   explicit BlockSelection(Backend* backend) : backend_(backend) {}
 
-  // Before the ops of a pass: tells `kv` what the batch writes and takes the stale bounds of every candidate. Fails
+  // Before the ops of a pass: tells `kv` what the batch writes and takes the stale bounds of what it scores. Fails
   // only where the device has no memory for the lists.
   absl::Status Begin(const ForwardBatch& batch, KvCache* kv);
   // The pass failed: the bounds that it took are stale still.
@@ -33,7 +33,6 @@ class BlockSelection {
     int64_t layer = 0;
     const float* q = nullptr;  // [rows of the batch][num_heads][head_dim], rotated
     int64_t num_heads = 0;
-    float scale = 0;  // of q . k
   };
   // Enqueues the layer's choice, after its keys are appended. Nothing to do in a batch without selector rows.
   void Choose(const Layer& layer, const KvCache& kv);

@@ -157,7 +157,7 @@ uint64_t HashModel::SumChosen(const ForwardBatch& batch, const kernels::Selector
   };
   ReadList(batch, row.context, layer);
   std::vector<Block> blocks;
-  for (int64_t index = row.first_block; index < row.first_block + row.num_blocks; ++index) {
+  for (int64_t index = row.first_candidate; index < row.first_candidate + row.num_candidates; ++index) {
     const auto begin = static_cast<size_t>(index * row.block_tokens);
     const uint64_t sum = keys_.sums[begin + static_cast<size_t>(row.block_tokens)] - keys_.sums[begin];
     blocks.push_back({BlockRank(states_[static_cast<size_t>(row.row)], sum), index, sum});

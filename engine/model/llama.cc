@@ -78,20 +78,20 @@ void Llama::Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
   const LlamaLayer& weights = weights_.layers[static_cast<size_t>(layer)];
   const LlamaActivations& a = activations_;
   const kernels::KvLayerView cache = kv.layer(layer);
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
   Project(weights, batch.num_rows);
   backend_->KvAppend({.k = a.key, .v = a.value, .slots = batch.kv_slots, .cache = cache, .num_rows = batch.num_rows});
-  selection_.Choose({.layer = layer, .q = a.query, .num_heads = config_.num_heads, .scale = scale}, kv);
-  const kernels::AttentionCommon common = {.q = a.query,
-                                           .out = a.attention,
-                                           .lse = nullptr,
-                                           .cache = cache,
-                                           .entries = batch.entries,
-                                           .rope_cos_sin = a.cos_sin,
-                                           .inverse_frequencies = weights_.frequencies,
-                                           .rope_dim = config_.rope_dim,
-                                           .num_heads = config_.num_heads,
-                                           .scale = scale};
+  selection_.Choose({.layer = layer, .q = a.query, .num_heads = config_.num_heads}, kv);
+  const kernels::AttentionCommon common = {
+      .q = a.query,
+      .out = a.attention,
+      .lse = nullptr,
+      .cache = cache,
+      .entries = batch.entries,
+      .rope_cos_sin = a.cos_sin,
+      .inverse_frequencies = weights_.frequencies,
+      .rope_dim = config_.rope_dim,
+      .num_heads = config_.num_heads,
+      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)))};
   if (batch.num_decode_rows > 0) {
     backend_->DecodeAttention(
         {.common = common, .rows = batch.decode_rows, .lists = batch.decode_lists, .num_rows = batch.num_decode_rows});

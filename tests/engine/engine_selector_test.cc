@@ -139,13 +139,14 @@ TEST(EngineSelectorTest, CountsWhatItReadsAndWhatItReadsToChoose) {
   EngineHarness harness({.page_tokens = 16});
   const ModelShape& shape = harness.engine().shape();
   const int64_t layer_bytes = shape.kv_bytes_per_token() / shape.num_layers;
-  // One decode row at context 251: 16 sinks, 240 to 250 recent, two of the 14 candidate blocks.
+  // One decode row at context 251: 16 sinks, 240 to 250 recent, two of the 14 candidates; 15 complete blocks are
+  // scored.
   const auto one = harness.Generate(harness.MakeRequest(MakePrompt(250, 4), 2, kQuest)).output->finished()->statistics;
   const int64_t chosen = 16 + 11 + 2 * 16;
   EXPECT_EQ(one.decode.entries_selected, chosen);
   EXPECT_EQ(one.decode.entries_candidate, 251);
   EXPECT_EQ(one.decode.read_bytes, chosen * shape.kv_bytes_per_token());
-  EXPECT_EQ(one.decode.side_read_bytes, 14 * shape.kv_bytes_per_token());
+  EXPECT_EQ(one.decode.side_read_bytes, 15 * shape.kv_bytes_per_token());
   EXPECT_EQ(one.side_data_bytes, 16 * shape.kv_bytes_per_token()) << "one pair of bounds a page of 16";
   EXPECT_EQ(one.prefill.side_read_bytes, 0);
   // The same with the first of two layers dense; sinks take a whole block, 219 leaves 231 for the recent tokens' block.
@@ -154,7 +155,7 @@ TEST(EngineSelectorTest, CountsWhatItReadsAndWhatItReadsToChoose) {
   const int64_t second = 16 + (251 - 224) + 2 * 16;
   EXPECT_EQ(two.decode.read_bytes, (251 + second) * layer_bytes);
   EXPECT_EQ(two.decode.entries_selected, (251 + second + 1) / 2);
-  EXPECT_EQ(two.decode.side_read_bytes, 13 * layer_bytes);
+  EXPECT_EQ(two.decode.side_read_bytes, 15 * layer_bytes);
 }
 
 }  // namespace

@@ -57,12 +57,12 @@ static inline ListCursor BeginList(const SelectBlocksArgs& args, const SelectorR
   return cursor;
 }
 
-// Appends candidate `index`, counted from the row's first. Blocks come in ascending order.
+// Appends block `index` of the context. Blocks come in ascending order.
 static inline void AppendBlock(const SelectBlocksArgs& args, const SelectorRow& row, int64_t index,
                                ListCursor* cursor) {
   const int64_t page_tokens = args.cache.page_tokens;
   const KvEntry* context = args.entries + row.context.entries_begin;
-  const int64_t end = (row.first_block + index + 1) * row.block_tokens;
+  const int64_t end = (index + 1) * row.block_tokens;
   const int64_t step = row.block_tokens < page_tokens ? row.block_tokens : page_tokens;
   for (int64_t token = end - row.block_tokens; token < end; token += step) {
     KvEntry entry;

@@ -13,12 +13,12 @@ namespace farspan::kernels {
 struct ScoreTile {
   int64_t row_index = 0;  // into SelectBlocksArgs::rows
   int64_t kv_head = 0;
-  int64_t begin = 0;  // candidates [begin, end), counted from the row's first
+  int64_t begin = 0;  // blocks [begin, end) of the context
   int64_t end = 0;
 };
 
 // What scoring and picking see. The scores of row i and KV head h begin at first_score[i * num_kv_heads + h]:
-// [group][PaddedBlocks(num_blocks)] floats, unscaled.
+// [group][PaddedBlocks(num_blocks)] floats.
 struct SelectionPass {
   const SelectBlocksArgs* args = nullptr;
   const ScoreTile* tiles = nullptr;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "engine/kernels/cpu/number_formats.h"
@@ -37,6 +38,13 @@ ChoiceShape RandomChoiceShape(Random* random) {
   return shape;
 }
 
+double LogSumExp(const std::vector<double>& values) {
+  const double maximum = *std::max_element(values.begin(), values.end());
+  double sum = 0;
+  for (const double value : values) sum += std::exp(value - maximum);
+  return maximum + std::log(sum);
+}
+
 // One sequence's keys in scattered pages, its last query, and a row that chooses among its blocks. Values, pages of
 // nobody and the bounds before they are filled are NaN.
 class ChoiceScene {
@@ -62,9 +70,10 @@ class ChoiceScene {
     row_.leading = AddEntry(0);
     row_.trailing = AddEntry(shape.context_tokens - 1);
     row_.block_tokens = shape.block_tokens;
-    row_.first_block = 1;
-    row_.num_blocks = (shape.context_tokens - 1) / shape.block_tokens - 1;
-    row_.num_picked = random->Integer(1, row_.num_blocks);
+    row_.num_blocks = shape.context_tokens / shape.block_tokens;
+    row_.first_candidate = 1;
+    row_.num_candidates = (shape.context_tokens - 1) / shape.block_tokens - 1;
+    row_.num_picked = random->Integer(1, row_.num_candidates);
   }
 
   const ChoiceShape& shape() const { return shape_; }
@@ -72,7 +81,6 @@ class ChoiceScene {
   std::vector<float>& q() { return q_; }
   int64_t num_heads() const { return shape_.num_kv_heads * shape_.group; }
   int64_t run_tokens() const { return KeyBoundsTokens(shape_.page_tokens); }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)); }
 
   int32_t PageOf(int64_t token) const { return table_[Index(token / shape_.page_tokens)]; }
 
@@ -101,8 +109,7 @@ class ChoiceScene {
   void Fill(const KernelTable& level, Random* random) {
     std::fill(bounds_.begin(), bounds_.end(), 0xff);
     std::vector<KeyRun> runs;
-    const int64_t end = (row_.first_block + row_.num_blocks) * row_.block_tokens;
-    for (int64_t token = row_.first_block * row_.block_tokens; token < end; token += run_tokens()) {
+    for (int64_t token = 0; token < row_.num_blocks * row_.block_tokens; token += run_tokens()) {
       runs.push_back({PageOf(token), static_cast<int32_t>(token % shape_.page_tokens / run_tokens())});
     }
     random->Shuffle(&runs);
@@ -129,8 +136,7 @@ class ChoiceScene {
                                    .rows = &row_,
                                    .num_rows = 1,
                                    .layer = layer,
-                                   .num_heads = num_heads(),
-                                   .scale = scale()};
+                                   .num_heads = num_heads()};
     ScoreTiles tiles;
     PlanScoreTiles(args, &tiles);
     std::vector<float> scores(Index(tiles.num_scores), kNan);
@@ -177,21 +183,21 @@ class ChoiceScene {
     return largest;
   }
 
-  // The KV head's score of every candidate, in float64.
+  // The KV head's score of every block, in float64: a raw sum, or the logarithm of the sum of softmaxes.
   std::vector<double> ExactScores(int64_t kv_head) const {
-    std::vector<double> total(Index(row_.num_blocks), 0.0);
+    const bool softmax = row_.reduction == ScoreReduction::kSoftmaxSum;
+    std::vector<double> result;
+    std::vector<std::vector<double>> by_block(Index(row_.num_blocks));
     for (int64_t head = kv_head * shape_.group; head < (kv_head + 1) * shape_.group; ++head) {
       std::vector<double> own;
       for (int64_t block = 0; block < row_.num_blocks; ++block) own.push_back(ExactBound(head, block));
-      if (row_.reduction == ScoreReduction::kSoftmaxSum) {
-        const double maximum = *std::max_element(own.begin(), own.end());
-        double sum = 0;
-        for (double& score : own) sum += score = std::exp((score - maximum) * static_cast<double>(scale()));
-        for (double& score : own) score /= sum;
-      }
-      for (size_t block = 0; block < own.size(); ++block) total[block] += own[block];
+      const double total = softmax ? LogSumExp(own) : 0;
+      for (size_t block = 0; block < own.size(); ++block) by_block[block].push_back(own[block] - total);
     }
-    return total;
+    for (const std::vector<double>& heads : by_block) {
+      result.push_back(softmax ? LogSumExp(heads) : std::accumulate(heads.begin(), heads.end(), 0.0));
+    }
+    return result;
   }
 
  private:
@@ -216,7 +222,7 @@ class ChoiceScene {
   }
   template <typename Body>
   void ForTokens(int64_t block, const Body& body) const {
-    const int64_t begin = (row_.first_block + block) * row_.block_tokens;
+    const int64_t begin = block * row_.block_tokens;
     for (int64_t token = begin; token < begin + row_.block_tokens; ++token) body(token);
   }
 
@@ -246,25 +252,26 @@ std::set<int64_t> BlocksOf(const ChoiceScene& scene, const SelectorRow& row, con
   std::set<int64_t> blocks;
   for (const int64_t token : tokens) {
     if (token == 0 || token == scene.shape().context_tokens - 1) continue;
-    blocks.insert(token / row.block_tokens - row.first_block);
+    blocks.insert(token / row.block_tokens);
   }
   EXPECT_EQ(static_cast<int64_t>(blocks.size()), row.num_picked);
   return blocks;
 }
 
-// Every chosen block scores at least as high as every other, up to what float32 can tell apart.
-void ExpectHighest(const std::vector<double>& scores, const std::set<int64_t>& chosen, const char* level) {
-  double lowest_chosen = INFINITY, highest_other = -INFINITY, largest = 0;
-  for (size_t block = 0; block < scores.size(); ++block) {
-    largest = std::max(largest, std::fabs(scores[block]));
-    if (chosen.count(static_cast<int64_t>(block)) != 0) {
-      lowest_chosen = std::min(lowest_chosen, scores[block]);
+// Every chosen block scores at least as high as every other candidate, up to what float32 can tell apart.
+void ExpectHighest(const ChoiceScene& scene, const SelectorRow& row, int64_t kv_head, const std::set<int64_t>& chosen,
+                   const char* level) {
+  const std::vector<double> scores = scene.ExactScores(kv_head);
+  double lowest_chosen = INFINITY, highest_other = -INFINITY;
+  for (int64_t block = row.first_candidate; block < row.first_candidate + row.num_candidates; ++block) {
+    if (chosen.count(block) != 0) {
+      lowest_chosen = std::min(lowest_chosen, scores[Index(block)]);
     } else {
-      highest_other = std::max(highest_other, scores[block]);
+      highest_other = std::max(highest_other, scores[Index(block)]);
     }
   }
-  const double margin = 1e-4 * std::min(largest, std::max(std::fabs(lowest_chosen), std::fabs(highest_other))) + 1e-30;
-  EXPECT_GE(lowest_chosen, highest_other - margin) << level;
+  const double rounding = 2e-6 * static_cast<double>(scene.shape().head_dim * scene.shape().group);
+  EXPECT_GE(lowest_chosen, highest_other - rounding) << level;
 }
 
 TEST(KeyBoundsTest, AreTheExactExtremesOfEachChannel) {
@@ -274,8 +281,7 @@ TEST(KeyBoundsTest, AreTheExactExtremesOfEachChannel) {
     const SelectorRow& row = scene.row();
     for (const KernelTable* level : KernelLevels()) {
       scene.Fill(*level, &random);
-      const int64_t end = (row.first_block + row.num_blocks) * row.block_tokens;
-      for (int64_t token = row.first_block * row.block_tokens; token < end; token += scene.run_tokens()) {
+      for (int64_t token = 0; token < row.num_blocks * row.block_tokens; token += scene.run_tokens()) {
         for (int64_t head = 0; head < scene.shape().num_kv_heads; ++head) {
           for (int64_t i = 0; i < scene.shape().head_dim; ++i) {
             float smallest = INFINITY, largest = -INFINITY;
@@ -337,7 +343,7 @@ TEST(SelectBlocksTest, ChoosesTheHighestScoresOfEachKvHead) {
         scene.Fill(*level, &random);
         const auto lists = scene.Choose(*level, 3, &random);
         for (int64_t head = 0; head < scene.shape().num_kv_heads; ++head) {
-          ExpectHighest(scene.ExactScores(head), BlocksOf(scene, scene.row(), lists[Index(head)]), level->name);
+          ExpectHighest(scene, scene.row(), head, BlocksOf(scene, scene.row(), lists[Index(head)]), level->name);
         }
       }
     }
@@ -349,9 +355,8 @@ TEST(SelectBlocksTest, FindsAPlantedNeedle) {
   for (int round = 0; round < 20; ++round) {
     ChoiceScene scene(RandomChoiceShape(&random), &random);
     scene.row().num_picked = 1;
-    const int64_t needle = random.Integer(0, scene.row().num_blocks - 1);
-    const int64_t token = (scene.row().first_block + needle) * scene.shape().block_tokens +
-                          random.Integer(0, scene.shape().block_tokens - 1);
+    const int64_t needle = random.Integer(1, scene.row().num_candidates);
+    const int64_t token = needle * scene.shape().block_tokens + random.Integer(0, scene.shape().block_tokens - 1);
     // One query head of each group asks for exactly this key, loudly.
     for (int64_t kv_head = 0; kv_head < scene.shape().num_kv_heads; ++kv_head) {
       for (int64_t i = 0; i < scene.shape().head_dim; ++i) {
@@ -378,14 +383,14 @@ TEST(SelectBlocksTest, EqualScoresGoToTheLowerBlock) {
     // All keys alike, but for block 20, which wins.
     for (int64_t token = 0; token < 400; ++token) {
       for (int64_t head = 0; head < 2; ++head) {
-        for (int64_t i = 0; i < 64; ++i) scene.StoreKey(token, head, i, token / 16 == 21 ? 2.0f : 1.0f);
+        for (int64_t i = 0; i < 64; ++i) scene.StoreKey(token, head, i, token / 16 == 20 ? 2.0f : 1.0f);
       }
     }
     for (float& q : scene.q()) q = std::fabs(q);
     for (const KernelTable* level : KernelLevels()) {
       scene.Fill(*level, &random);
       for (const std::vector<KvEntry>& list : scene.Choose(*level, 0, &random)) {
-        EXPECT_EQ(BlocksOf(scene, scene.row(), list), (std::set<int64_t>{0, 1, 2, 3, 4, 5, 20})) << level->name;
+        EXPECT_EQ(BlocksOf(scene, scene.row(), list), (std::set<int64_t>{1, 2, 3, 4, 5, 6, 20})) << level->name;
       }
     }
   }

@@ -101,6 +101,39 @@ TEST_P(KvCacheTest, AnArenaThatCannotBeHadIsRefusedWithItsBytes) {
                        ::testing::HasSubstr(std::to_string(num_pages * huge.kv_bytes_per_page()))));
 }
 
+TEST_P(KvCacheTest, SideDataIsHeldForTheSelectorsAskedForAndCountedApart) {
+  EXPECT_EQ(cache_->side_data(), PlanFeatures::kNone);
+  EXPECT_EQ(cache_->side_data_bytes_per_page(), 0);
+  const auto bounded = *KvCache::Create(Shape(GetParam()), kNumPages, backend_.get(),
+                                        PlanFeatures::kRanges | PlanFeatures::kKeyBoundsSelector);
+  EXPECT_EQ(bounded->side_data(), PlanFeatures::kKeyBoundsSelector);
+  // Two bounds for sixteen tokens of K and V.
+  EXPECT_EQ(bounded->side_data_bytes_per_page() * 16, Shape(GetParam()).kv_bytes_per_page());
+  EXPECT_EQ(backend_->MemoryBytes(MemoryKind::kSideData), kNumPages * bounded->side_data_bytes_per_page());
+  EXPECT_EQ(backend_->MemoryBytes(MemoryKind::kKvPages), 2 * cache_->size_bytes());
+}
+
+TEST_P(KvCacheTest, BoundsAreStaleUntilFilledAndAgainOnceATokenIsWrittenOrThePageCopiedOver) {
+  ModelShape shape = Shape(GetParam());
+  shape.page_tokens = 32;
+  const auto cache = *KvCache::Create(shape, kNumPages, backend_.get(), PlanFeatures::kKeyBoundsSelector);
+  std::memset(cache->layer(0).data, 0, static_cast<size_t>(cache->size_bytes()));
+  for (int32_t page = 0; page < kNumPages; ++page) {
+    for (int32_t run = 0; run < 2; ++run) {
+      EXPECT_TRUE(cache->TakeStaleKeyBounds({page, run}));
+      EXPECT_FALSE(cache->TakeStaleKeyBounds({page, run}));
+    }
+  }
+  cache->MarkWritten(PageId{3}, 16);
+  EXPECT_TRUE(cache->TakeStaleKeyBounds({3, 1}));
+  EXPECT_FALSE(cache->TakeStaleKeyBounds({3, 0}));
+  cache->CopyPage(PageId{3}, PageId{1});
+  EXPECT_FALSE(cache->TakeStaleKeyBounds({3, 0}));
+  EXPECT_TRUE(cache->TakeStaleKeyBounds({1, 0}));
+  EXPECT_TRUE(cache->TakeStaleKeyBounds({1, 1}));
+  EXPECT_FALSE(cache->TakeStaleKeyBounds({2, 1}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Dtypes, KvCacheTest, ::testing::Values(KvDtype::kBf16, KvDtype::kF32));
 
 }  // namespace

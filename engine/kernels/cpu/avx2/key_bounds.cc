@@ -145,7 +145,7 @@ void ScoreTileBlocks(const SelectionPass& pass, const ScoreTile& tile, float* sc
   const bool one_run = row.block_tokens == KeyBoundsTokens(args.cache.page_tokens);
   const Element* data = static_cast<const Element*>(args.bounds.data);
   for (int64_t block = tile.begin; block < tile.end; ++block) {
-    const int64_t token = (row.first_block + block) * row.block_tokens;
+    const int64_t token = block * row.block_tokens;
     if (one_run) {
       ScoreGroup(scratch, group, data + BoundsOfToken(args, row, tile.kv_head, token), head_dim, scores + block,
                  stride);

@@ -79,7 +79,7 @@ void ScoreBlocks(const SelectionPass& pass, int64_t task, void*) {
     const float* q = args.q + (row.row * args.num_heads + tile.kv_head * group + head) * args.cache.head_dim;
     for (int64_t block = tile.begin; block < tile.end; ++block) {
       scores[head * PaddedBlocks(row.num_blocks) + block] =
-          ScoreBlock(args, row, tile.kv_head, row.first_block + block, q);
+          ScoreBlock(args, row, tile.kv_head, block, q);
     }
   }
 }

@@ -15,15 +15,28 @@ int64_t ScratchBytes(const SelectionPass& pass) {
   return most_blocks * static_cast<int64_t>(sizeof(int64_t));
 }
 
-// Each head's scores become its softmax over the blocks.
-void Normalise(float* scores, int64_t num_blocks, float scale) {
+// The logarithm of the sum of exponentials of `count` scores, `stride` apart.
+float LogSumExp(const float* scores, int64_t count, int64_t stride) {
   float maximum = -INFINITY, sum = 0;
-  for (int64_t i = 0; i < num_blocks; ++i) maximum = std::fmax(maximum, scores[i] * scale);
-  for (int64_t i = 0; i < num_blocks; ++i) {
-    scores[i] = std::exp(scores[i] * scale - maximum);
-    sum += scores[i];
+  for (int64_t i = 0; i < count; ++i) maximum = std::fmax(maximum, scores[i * stride]);
+  for (int64_t i = 0; i < count; ++i) sum += std::exp(scores[i * stride] - maximum);
+  return maximum + std::log(sum);
+}
+
+// The scores of all heads become one, in the place of the first head's.
+void Reduce(const SelectBlocksArgs& args, const SelectorRow& row, float* scores) {
+  const int64_t group = SelectionGroup(args), stride = PaddedBlocks(row.num_blocks);
+  if (row.reduction == ScoreReduction::kRawSum) {
+    for (int64_t head = 1; head < group; ++head) {
+      for (int64_t i = 0; i < row.num_blocks; ++i) scores[i] += scores[head * stride + i];
+    }
+    return;
   }
-  for (int64_t i = 0; i < num_blocks; ++i) scores[i] /= sum;
+  for (int64_t head = 0; head < group; ++head) {
+    const float total = LogSumExp(scores + head * stride, row.num_blocks, 1);
+    for (int64_t i = 0; i < row.num_blocks; ++i) scores[head * stride + i] -= total;
+  }
+  for (int64_t i = 0; i < row.num_blocks; ++i) scores[i] = LogSumExp(scores + i, group, stride);
 }
 
 void PickBlocks(const SelectionPass& pass, int64_t task, void* scratch) {
@@ -35,15 +48,10 @@ void PickBlocks(const SelectionPass& pass, int64_t task, void* scratch) {
     return;
   }
   float* scores = pass.scores + pass.first_score[task];
-  const int64_t stride = PaddedBlocks(row.num_blocks);
-  for (int64_t head = 0; head < SelectionGroup(args); ++head) {
-    float* own = scores + head * stride;
-    if (row.reduction == ScoreReduction::kSoftmaxSum) Normalise(own, row.num_blocks, args.scale);
-    for (int64_t i = 0; head > 0 && i < row.num_blocks; ++i) scores[i] += own[i];
-  }
+  Reduce(args, row, scores);
   int64_t* blocks = static_cast<int64_t*>(scratch);
-  for (int64_t i = 0; i < row.num_blocks; ++i) blocks[i] = i;
-  std::nth_element(blocks, blocks + row.num_picked - 1, blocks + row.num_blocks, [scores](int64_t a, int64_t b) {
+  for (int64_t i = 0; i < row.num_candidates; ++i) blocks[i] = row.first_candidate + i;
+  std::nth_element(blocks, blocks + row.num_picked - 1, blocks + row.num_candidates, [scores](int64_t a, int64_t b) {
     const uint32_t order_a = OrderOfScore(scores[a]), order_b = OrderOfScore(scores[b]);
     return order_a != order_b ? order_a > order_b : a < b;
   });

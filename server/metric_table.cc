@@ -72,6 +72,8 @@ constexpr MetricFamily kTable[] = {
      "KV bytes that attention read, counted exactly from the lists that its kernels walk."},
     {"farspan_kv_read_bytes_dense_total", kAttention, kCounter, kEngine, "bytes", kByPolicyAndPhase, nullptr,
      "KV bytes that dense attention would have read in the same steps."},
+    {"farspan_kv_side_read_bytes_total", kAttention, kCounter, kEngine, "bytes", kByPolicyAndPhase, nullptr,
+     "Bytes beside the KV pages, such as summaries of them, that were read to choose what to read of the pages."},
     {"farspan_kv_entries_selected_total", kAttention, kCounter, kEngine, "tokens", kByPolicyAndPhase, nullptr,
      "Cached tokens read, summed over decode rows and prefill chunks."},
     {"farspan_kv_entries_candidate_total", kAttention, kCounter, kEngine, "tokens", kByPolicyAndPhase, nullptr,

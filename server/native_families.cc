@@ -80,6 +80,7 @@ void NativeFamilies::MakeCounters(std::string_view policy, SeriesMaker* maker, P
   for (size_t i = 0; i < std::size(kPhases); ++i) {
     series->read_bytes[i] = labelled("farspan_kv_read_bytes_total", "phase", kPhases[i]);
     series->dense_read_bytes[i] = labelled("farspan_kv_read_bytes_dense_total", "phase", kPhases[i]);
+    series->side_read_bytes[i] = labelled("farspan_kv_side_read_bytes_total", "phase", kPhases[i]);
     series->entries_selected[i] = labelled("farspan_kv_entries_selected_total", "phase", kPhases[i]);
     series->entries_candidate[i] = labelled("farspan_kv_entries_candidate_total", "phase", kPhases[i]);
   }
@@ -124,6 +125,7 @@ void NativeFamilies::OnTraffic(const TrafficEvent& event) {
   const size_t phase = event.prefill ? kPrefill : kDecode;
   series.read_bytes[phase]->Increment(static_cast<double>(event.traffic.read_bytes));
   series.dense_read_bytes[phase]->Increment(static_cast<double>(event.traffic.dense_read_bytes));
+  series.side_read_bytes[phase]->Increment(static_cast<double>(event.traffic.side_read_bytes));
   series.entries_selected[phase]->Increment(static_cast<double>(event.traffic.entries_selected));
   series.entries_candidate[phase]->Increment(static_cast<double>(event.traffic.entries_candidate));
 }

@@ -38,7 +38,7 @@ class NativeFamilies {
     prometheus::Histogram *queue, *prefill, *decode, *selected_ratio, *peak_bytes;
     std::array<prometheus::Counter*, std::size(kFinishReasons)> finished;
     prometheus::Counter *prompt_computed, *prompt_cached, *generated, *evicted, *preempted, *queried, *hit;
-    PhaseCounters read_bytes, dense_read_bytes, entries_selected, entries_candidate;
+    PhaseCounters read_bytes, dense_read_bytes, side_read_bytes, entries_selected, entries_candidate;
     prometheus::Gauge *running, *waiting, *resident_bytes, *aux_bytes, *logical_tokens, *resident_tokens;
   };
 

@@ -30,6 +30,7 @@ std::vector<std::string> Cells(const v1::ComparisonRow& row, bool is_reference,
       BytesText(kv.peak_resident_bytes()),
       BytesText(ReadBytes(kv)),
       ShareText(ReadBytes(kv), DenseReadBytes(kv)),
+      ShareText(kv.decode_read_bytes() + kv.decode_side_read_bytes(), kv.decode_dense_read_bytes()),
       absl::StrFormat("%.0f %%", 100 * row.token_agreement_ratio()),
       row.has_first_divergence_index() ? absl::StrCat("token ", row.first_divergence_index()) : "none",
       absl::StrFormat("%.3f", row.reference_mean_logprob())};
@@ -39,7 +40,7 @@ std::vector<std::string> Cells(const v1::ComparisonRow& row, bool is_reference,
 
 TextTable Numbers(const v1::ComparisonFinished& comparison, const std::optional<std::string>& find) {
   TextTable table;
-  table.header = {"policy",    "prompt tokens",    "TTFT",        "TPOT", "peak KV", "KV read", "of dense",
+  table.header = {"policy",    "prompt tokens",    "TTFT",        "TPOT", "peak KV", "KV read", "of dense", "in decode",
                   "agreement", "first divergence", "ref. logprob"};
   if (find) table.header.push_back("found?");
   for (int i = 0; i < comparison.rows_size(); ++i) table.rows.push_back(Cells(comparison.rows(i), i == 0, find));

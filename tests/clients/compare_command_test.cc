@@ -31,6 +31,9 @@ v1::ComparisonFinished TwoRows() {
   window->set_text("I do not know.\nSorry.");
   *window->mutable_finished() = Finished().finished();
   window->mutable_finished()->mutable_timing()->clear_tpot_duration();
+  window->mutable_finished()->mutable_kv()->set_decode_read_bytes(90);
+  window->mutable_finished()->mutable_kv()->set_decode_side_read_bytes(60);
+  window->mutable_finished()->mutable_kv()->set_decode_dense_read_bytes(1000);
   window->set_token_agreement_ratio(0.125);
   window->set_first_divergence_index(0);
   window->set_reference_mean_logprob(-7.5);
@@ -68,13 +71,13 @@ TEST_F(CompareCommandTest, PrintsOneRowAPolicy) {
   ASSERT_EQ(result.code, ExitCode::kOk) << result.err;
   EXPECT_EQ(result.out,
             "policy                    prompt tokens    TTFT     TPOT   peak KV   KV read  of dens"
-            "e  agreement  first divergence  ref. logprob  found?  text\n"
+            "e  in decode  agreement  first divergence  ref. logprob  found?  text\n"
             "------------------------  -------------  ------  -------  --------  --------  -------"
-            "-  ---------  ----------------  ------------  ------  ----------------------\n"
+            "-  ---------  ---------  ----------------  ------------  ------  ----------------------\n"
             "dense (reference)                  5865  12.0 s  31.0 ms  66.0 MiB  10.0 GiB     100 "
-            "%      100 %  none                    -0.250  yes     The code is 48213.\n"
+            "%          -      100 %  none                    -0.250  yes     The code is 48213.\n"
             "window{window_tokens=64}           5865  12.0 s        -  66.0 MiB  1.00 GiB      10 "
-            "%       12 %  token 0                 -7.500  no      I do not know.\\nSorry.\n");
+            "%       15 %       12 %  token 0                 -7.500  no      I do not know.\\nSorry.\n");
 }
 
 TEST_F(CompareCommandTest, SendsPoliciesReferenceAndSpec) {

@@ -2,10 +2,13 @@
 // farspan-bench-engine: prefill and decode rates of the engine in process, at a given depth, without gRPC.
 //
 //   farspan-bench-engine --model PATH [--threads N] [--cpu-isa auto|portable|avx2] [--kv-cache-dtype bf16|f32]
-//                        [--attention 'window { }'] [--depth N] [--prefill N] [--decode N] [--batch N] [--json]
+//                        [--attention 'window { }']... [--depth N] [--prefill N] [--decode N] [--batch N]
+//                        [--rounds N] [--json]
 //
-// Prefill is one chunk of at most --prefill tokens that starts at --depth; decode is --batch sequences of one depth
-// together.
+// Prefill is one chunk of at most --prefill tokens that starts at --depth, under the first policy; decode is --batch
+// sequences of one depth together. With several policies each round decodes under one after the other, so that all of
+// them meet the same load of the machine; the medians are printed, with the smallest and the largest. Prompts that a
+// round shares with the one before come from the prefix cache.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -30,15 +33,11 @@ namespace {
 }
 
 struct Options {
-  std::map<std::string, std::string> text = {{"model", ""},
-                                             {"threads", "2"},
-                                             {"cpu-isa", "auto"},
-                                             {"kv-cache-dtype", "bf16"},
-                                             {"attention", "dense { }"},
-                                             {"depth", "0"},
-                                             {"prefill", "512"},
-                                             {"decode", "64"},
-                                             {"batch", "1"}};
+  std::map<std::string, std::string> text = {
+      {"model", ""},  {"threads", "2"},   {"cpu-isa", "auto"}, {"kv-cache-dtype", "bf16"},
+      {"depth", "0"}, {"prefill", "512"}, {"decode", "64"},    {"batch", "1"},
+      {"rounds", "1"}};
+  std::vector<std::string> attention;
   bool json = false;
 
   int64_t number(const std::string& name) const {
@@ -56,11 +55,16 @@ Options ParseOptions(int argc, char** argv) {
       options.json = true;
       continue;
     }
+    if (flag == "--attention" && i + 1 < argc) {
+      options.attention.emplace_back(argv[++i]);
+      continue;
+    }
     const auto place = flag.substr(0, 2) == "--" ? options.text.find(flag.substr(2)) : options.text.end();
     if (place == options.text.end() || i + 1 == argc) Fail(absl::StrCat("unknown or incomplete flag ", flag));
     place->second = argv[++i];
   }
   if (options.text["model"].empty()) Fail("--model: must be given");
+  if (options.attention.empty()) options.attention.emplace_back("dense { }");
   return options;
 }
 
@@ -158,33 +162,54 @@ std::shared_ptr<const AttentionPolicy> MakePolicy(const std::string& text, const
   return *policy;
 }
 
+double MeasureDecode(const Options& options, Engine& engine, const std::shared_ptr<const AttentionPolicy>& policy) {
+  std::vector<std::shared_ptr<TimingSink>> decodes;
+  for (int64_t i = 0; i < options.number("batch"); ++i) {
+    const int64_t prompt_tokens = std::max<int64_t>(options.number("depth"), 1);
+    decodes.push_back(Submit(engine, policy, prompt_tokens, options.number("decode"), i));
+  }
+  engine.WaitIdle(kNoDeadline);
+  return DecodeRate(decodes);
+}
+
+void Print(const Options& options, const Engine& engine, int64_t chunk, double prefill_rate,
+           const std::string& attention, std::vector<double> rates) {
+  std::sort(rates.begin(), rates.end());
+  const char* format =
+      options.json
+          ? "{\"isa\":\"%s\",\"attention\":\"%s\",\"depth\":%lld,\"prefill_tokens\":%lld,"
+            "\"prefill_tokens_per_second\":%.2f,\"batch\":%lld,\"decode_tokens_per_second\":%.2f,"
+            "\"decode_smallest\":%.2f,\"decode_largest\":%.2f,\"rounds\":%zu}\n"
+          : "%s %s depth %lld: prefill of %lld tokens %.1f/s, decode of batch %lld %.1f tokens/s (%.1f to %.1f, "
+            "%zu rounds)\n";
+  std::printf(format, std::string(engine.backend().name()).c_str(), attention.c_str(),
+              static_cast<long long>(options.number("depth")), static_cast<long long>(chunk), prefill_rate,
+              static_cast<long long>(options.number("batch")), rates[rates.size() / 2], rates.front(), rates.back(),
+              rates.size());
+}
+
 int Main(int argc, char** argv) {
   const Options options = ParseOptions(argc, argv);
   const int64_t depth = options.number("depth");
   const int64_t chunk = ChunkTokens(depth, options.number("prefill"));
   NullMetricsSink metrics;
   const std::unique_ptr<Engine> engine = MakeEngine(options, chunk, &metrics);
-  const auto policy = MakePolicy(options.text.at("attention"), engine->shape());
+  std::vector<std::shared_ptr<const AttentionPolicy>> policies;
+  for (const std::string& attention : options.attention) policies.push_back(MakePolicy(attention, engine->shape()));
   engine->Start();
 
-  Submit(*engine, policy, chunk, 4, 99);  // warms caches and threads
+  Submit(*engine, policies[0], chunk, 4, 99);  // warms caches and threads
   engine->WaitIdle(kNoDeadline);
-  const auto prefill = Submit(*engine, policy, depth + chunk, 1, 0);
+  const auto prefill = Submit(*engine, policies[0], depth + chunk, 1, 0);
   engine->WaitIdle(kNoDeadline);
-  std::vector<std::shared_ptr<TimingSink>> decodes;
-  for (int64_t i = 0; i < options.number("batch"); ++i) {
-    decodes.push_back(Submit(*engine, policy, std::max<int64_t>(depth, 1), options.number("decode"), i));
+  std::vector<std::vector<double>> rates(policies.size());
+  for (int64_t round = 0; round < std::max<int64_t>(options.number("rounds"), 1); ++round) {
+    for (size_t i = 0; i < policies.size(); ++i) rates[i].push_back(MeasureDecode(options, *engine, policies[i]));
   }
-  engine->WaitIdle(kNoDeadline);
-
   const double prefill_rate = static_cast<double>(chunk) / prefill->SecondsOfChunk(depth, depth + chunk);
-  const double decode_rate = DecodeRate(decodes);
-  const char* format = options.json
-                           ? "{\"isa\":\"%s\",\"depth\":%lld,\"prefill_tokens\":%lld,"
-                             "\"prefill_tokens_per_second\":%.2f,\"batch\":%zu,\"decode_tokens_per_second\":%.2f}\n"
-                           : "%s depth %lld: prefill of %lld tokens %.1f/s, decode of batch %zu %.1f tokens/s\n";
-  std::printf(format, std::string(engine->backend().name()).c_str(), static_cast<long long>(depth),
-              static_cast<long long>(chunk), prefill_rate, decodes.size(), decode_rate);
+  for (size_t i = 0; i < policies.size(); ++i) {
+    Print(options, *engine, chunk, prefill_rate, options.attention[i], rates[i]);
+  }
   return 0;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From a fresh clone on Debian 12 to two attention policies compared on a long text with a real model, over gRPC.
+# From a fresh clone on Debian 12 to three attention policies compared on a long text with a real model, over gRPC.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -11,6 +11,7 @@ source "$root/deploy/stages.sh"
 readonly text_path=/usr/share/common-licenses/LGPL-2.1
 readonly fact=48213
 readonly window="window { sink_tokens: 4 window_tokens: 1024 }"
+readonly quest="quest { budget_tokens: 512 }"
 readonly host=127.0.0.1
 readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=50 model_disk_mb=200
 readonly build_cpu_minutes=7
@@ -29,7 +30,7 @@ usage() {
 usage: deploy/quickstart.sh [--keep] [--yes] [--model PATH] [--grpc-port N] [--metrics-port N] [--build-dir DIR]
 
 Installs the Debian packages, builds Farspan, fetches a model, starts the server, sends it a long text under the
-attention policies 'dense' and 'window', prints what each cost and answered, and stops the server. Run again, it reuses
+attention policies 'dense', 'window' and 'quest', prints what each cost and answered, and stops the server. Run again, it reuses
 what is there.
 
   --keep            leave the server running and print how to talk to it
@@ -118,7 +119,7 @@ check_port() {
 # Says what the run takes, as far as it is not there yet, and refuses where the disk cannot hold it.
 announce() {
   local missing=$1 disk_mb=0 minutes=2 free_mb
-  echo "Farspan quickstart: one long text under two attention policies, with a real model, over gRPC."
+  echo "Farspan quickstart: one long text under three attention policies, with a real model, over gRPC."
   echo "It takes:"
   if [[ -n $missing ]]; then
     echo "  packages  $(wc -l <<<"$missing") of Debian's: $packages_download_mb MB to download, $packages_disk_mb MB of disk, some minutes"
@@ -212,7 +213,7 @@ stop_server() {
 
 compare() {
   "$build_dir/bin/farspan" compare --server "$host:$grpc_port" --chat --prompt-file "$run_dir/prompt.txt" \
-    --reference dense --attention "$window" --find "$fact" --max-tokens 24 --temperature 0
+    --reference dense --attention "$window" --attention "$quest" --find "$fact" --max-tokens 24 --temperature 0
 }
 
 explain_how_to_talk() {

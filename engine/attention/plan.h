@@ -54,7 +54,7 @@ enum class GroupReduction : uint8_t {
   kSoftmaxSum,  // each head's scores, unscaled, are softmax-normalised over all complete blocks of the context, those
                 // of the plan's ranges included, then summed: a head that looks elsewhere has no say among the
                 // candidates
-  kRawSum,  // summed as they are
+  kRawSum,      // summed as they are
 };
 
 // Layers by number, the first being 0. Layers from kMaxMaskedLayers on are in no mask.

@@ -78,8 +78,7 @@ void ScoreBlocks(const SelectionPass& pass, int64_t task, void*) {
   for (int64_t head = 0; head < group; ++head) {
     const float* q = args.q + (row.row * args.num_heads + tile.kv_head * group + head) * args.cache.head_dim;
     for (int64_t block = tile.begin; block < tile.end; ++block) {
-      scores[head * PaddedBlocks(row.num_blocks) + block] =
-          ScoreBlock(args, row, tile.kv_head, block, q);
+      scores[head * PaddedBlocks(row.num_blocks) + block] = ScoreBlock(args, row, tile.kv_head, block, q);
     }
   }
 }

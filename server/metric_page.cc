@@ -44,7 +44,6 @@ A family that this server cannot fill truthfully is absent, not zero.
 - Fallbacks from one policy to another: none exists, a policy that cannot run is refused.
 - Pages recalled from the host, pinned memory, CUDA graphs and context: the CPU is the only device.
 - Attention time by policy: rows of all policies share a launch.
-- Bytes of side data that a selection reads: `farspan_kv_read_bytes_*` count keys and values alone.
 - Selected pages: policies choose tokens as well as pages, so `farspan_kv_entries_*` count tokens.
 - Peaks of the device's memory, and the process's memory outside the backend: only what the backend holds is counted.
 - Anything by tenant, priority, client or call.

@@ -207,13 +207,15 @@ v1::ComparePoliciesResponse ComparisonCall::Table() const {
 }
 
 void ComparisonCall::CountRows(const v1::ComparisonFinished& table) const {
-  const auto policy = [this](size_t row) {
-    const std::string_view name = rows_[row].generation.request.policy->name();
+  const auto policy = [](const Row& row) {
+    const std::string_view name = row.generation.request.policy->name();
     return absl::string_view(name.data(), name.size());
   };
+  const absl::string_view reference = policy(rows_.front());
   for (size_t i = 1; i < rows_.size(); ++i) {
     const v1::ComparisonRow& row = table.rows(static_cast<int>(i));
-    ComparedEvent event = {.policy = policy(i), .reference = policy(0), .token_agreement = row.token_agreement_ratio()};
+    ComparedEvent event = {
+        .policy = policy(rows_[i]), .reference = reference, .token_agreement = row.token_agreement_ratio()};
     if (row.has_first_divergence_index()) event.first_divergence = row.first_divergence_index();
     serving_->metrics->OnCompared(event);
   }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/text/utf8.h"
+#include "farspan/v1/options.pb.h"
 
 namespace farspan {
 namespace {
@@ -36,6 +37,8 @@ class TextAndOneofChecker {
     if (message.GetReflection()->HasOneof(message, &oneof)) return;
     std::string names;
     for (int i = 0; i < oneof.field_count(); ++i) {
+      // A member with a default is the choice of who makes none.
+      if (!oneof.field(i)->options().GetExtension(v1::rule).default_value().empty()) return;
       absl::StrAppend(&names, i == 0 ? "" : ", ", oneof.field(i)->name());
     }
     violations_.push_back({path.empty() ? oneof.name() : path,

@@ -12,8 +12,8 @@
 
 namespace farspan {
 
-// The violations of CheckFieldRules, and: bytes fields that are not UTF-8, oneofs without a value. Unknown fields are
-// none. Paths begin at `message`.
+// The violations of CheckFieldRules, and: bytes fields that are not UTF-8, oneofs without a value, unless a member has
+// a default. Unknown fields are none. Paths begin at `message`.
 std::vector<FieldViolation> CheckRequest(const google::protobuf::Message& message);
 
 // "spec.sampling.top_p: must be at most 1, got 7"

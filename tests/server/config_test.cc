@@ -130,7 +130,8 @@ TEST(ConfigTest, AttentionPolicyIsTextOrABareName) {
                 .window_tokens(),
             256);
   EXPECT_TRUE(Parse({"m", "--attention-policy", "window"}).config.attention_policy.has_window());
-  for (const char* wrong : {"", "quest", "window {", "window { window_tokens: 0 }"}) {
+  EXPECT_TRUE(Parse({"m", "--attention-policy", "quest"}).config.attention_policy.has_quest());
+  for (const char* wrong : {"", "queest", "window {", "window { window_tokens: 0 }"}) {
     EXPECT_THAT(Parse({"m", "--attention-policy", wrong}).errors, ElementsAre(HasSubstr("--attention-policy")))
         << wrong;
   }

@@ -231,5 +231,13 @@ TEST(RequestRulesTest, ReportOfManyMistakesStaysSmall) {
   EXPECT_LE(CheckRequest(request).size(), kMaxFieldViolations);
 }
 
+TEST(RequestRulesTest, AOneofWhoseMemberHasADefaultMayBeLeftEmpty) {
+  v1::AttentionSpec spec;
+  spec.mutable_quest();
+  EXPECT_TRUE(CheckRequest(spec).empty());
+  spec.Clear();
+  EXPECT_FALSE(CheckRequest(spec).empty());
+}
+
 }  // namespace
 }  // namespace farspan

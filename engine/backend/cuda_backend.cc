@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/backend/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
+#include "engine/base/math.h"
+#include "engine/base/status_macros.h"
+#include "engine/kernels/cuda/kernels.h"
+
+namespace farspan {
+namespace {
+
+using kernels::cuda::LaunchDecodeAttention;
+using kernels::cuda::LaunchEmbed;
+using kernels::cuda::LaunchKvAppend;
+using kernels::cuda::LaunchLinear;
+using kernels::cuda::LaunchPrefillAttention;
+using kernels::cuda::LaunchRmsNorm;
+using kernels::cuda::LaunchRope;
+using kernels::cuda::LaunchRopeTable;
+using kernels::cuda::LaunchSiluMul;
+
+absl::Status DeviceFault(const char* what, cudaError_t error) {
+  return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorName(error)));
+}
+
+// Device memory of one kind. Freed on destruction.
+class DeviceBuffer final : public Buffer {
+ public:
+  DeviceBuffer(void* data, int64_t size_bytes, std::atomic<int64_t>* held_bytes)
+      : Buffer(data, size_bytes), held_bytes_(*held_bytes) {
+    held_bytes_ += size_bytes;
+  }
+  ~DeviceBuffer() override {
+    cudaFree(data());
+    held_bytes_ -= size_bytes();
+  }
+
+ private:
+  std::atomic<int64_t>& held_bytes_;
+};
+
+// One step's host arrays on their way to the device: pinned chunks with a twin in device memory, reused by each step.
+class Staging {
+ public:
+  ~Staging() {
+    for (const Chunk& chunk : chunks_) {
+      cudaFreeHost(chunk.host);
+      cudaFree(chunk.device);
+    }
+  }
+
+  cudaError_t Copy(std::span<const std::byte> bytes, cudaStream_t stream, const void** device) {
+    constexpr int64_t kAlignment = 256;
+    const auto size_bytes = static_cast<int64_t>(bytes.size());
+    while (current_ < chunks_.size() && chunks_[current_].size_bytes - used_bytes_ < size_bytes) {
+      ++current_;
+      used_bytes_ = 0;
+    }
+    if (current_ == chunks_.size()) {
+      if (const cudaError_t error = AddChunk(size_bytes); error != cudaSuccess) return error;
+    }
+    const Chunk& chunk = chunks_[current_];
+    std::memcpy(chunk.host + used_bytes_, bytes.data(), bytes.size());
+    *device = chunk.device + used_bytes_;
+    std::byte* const to = chunk.device + used_bytes_;
+    const std::byte* const from = chunk.host + used_bytes_;
+    used_bytes_ = RoundUp(used_bytes_ + size_bytes, kAlignment);
+    return cudaMemcpyAsync(to, from, bytes.size(), cudaMemcpyHostToDevice, stream);
+  }
+
+  // The step that read what was copied has completed.
+  void Reset() {
+    current_ = 0;
+    used_bytes_ = 0;
+  }
+
+  int64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Chunk {
+    std::byte* host = nullptr;
+    std::byte* device = nullptr;
+    int64_t size_bytes = 0;
+  };
+
+  cudaError_t AddChunk(int64_t least_bytes) {
+    constexpr int64_t kChunkBytes = int64_t{4} << 20;
+    Chunk chunk{.size_bytes = RoundUp(least_bytes, kChunkBytes)};
+    const auto size = static_cast<size_t>(chunk.size_bytes);
+    if (const cudaError_t error = cudaMallocHost(reinterpret_cast<void**>(&chunk.host), size); error != cudaSuccess) {
+      return error;
+    }
+    if (const cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&chunk.device), size); error != cudaSuccess) {
+      cudaFreeHost(chunk.host);
+      return error;
+    }
+    chunks_.push_back(chunk);
+    size_bytes_ += chunk.size_bytes;
+    return cudaSuccess;
+  }
+
+  std::vector<Chunk> chunks_;
+  size_t current_ = 0;
+  int64_t used_bytes_ = 0;  // of the current chunk
+  std::atomic<int64_t> size_bytes_{0};
+};
+
+// How long ops ran on the device, from events around each; read when their step has completed.
+class OpTimer {
+ public:
+  ~OpTimer() {
+    for (const Span& span : spans_) {
+      cudaEventDestroy(span.begin);
+      cudaEventDestroy(span.end);
+    }
+  }
+
+  template <typename Launch>
+  cudaError_t Time(TimedOp op, cudaStream_t stream, const Launch& launch) {
+    if (num_used_ == spans_.size()) {
+      Span span;
+      for (cudaEvent_t* event : {&span.begin, &span.end}) {
+        if (const cudaError_t error = cudaEventCreate(event); error != cudaSuccess) return error;
+      }
+      spans_.push_back(span);
+    }
+    Span& span = spans_[num_used_++];
+    span.op = op;
+    if (const cudaError_t error = cudaEventRecord(span.begin, stream); error != cudaSuccess) return error;
+    if (const cudaError_t error = launch(); error != cudaSuccess) return error;
+    return cudaEventRecord(span.end, stream);
+  }
+
+  cudaError_t Collect() {
+    for (size_t i = 0; i < std::exchange(num_used_, 0); ++i) {
+      float milliseconds = 0;
+      const cudaError_t error = cudaEventElapsedTime(&milliseconds, spans_[i].begin, spans_[i].end);
+      if (error != cudaSuccess) return error;
+      const auto elapsed = std::chrono::duration<float, std::milli>(milliseconds);
+      totals_[static_cast<size_t>(spans_[i].op)] += std::chrono::duration_cast<SteadyDuration>(elapsed).count();
+    }
+    return cudaSuccess;
+  }
+
+  SteadyDuration Total(TimedOp op) const { return SteadyDuration(totals_[static_cast<size_t>(op)].load()); }
+
+ private:
+  struct Span {
+    TimedOp op{};
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+  };
+  std::vector<Span> spans_;
+  size_t num_used_ = 0;
+  std::array<std::atomic<SteadyDuration::rep>, kNumTimedOps> totals_{};
+};
+
+class DeviceCudaBackend final : public Backend {
+ public:
+  DeviceCudaBackend(std::string name, cudaStream_t stream) : name_(std::move(name)), stream_(stream) {}
+  ~DeviceCudaBackend() override { cudaStreamDestroy(stream_); }
+
+  std::string_view name() const override { return name_; }
+  PlanFeatures caps() const override {
+    return PlanFeatures::kRanges | PlanFeatures::kLeftWindow | PlanFeatures::kQueryRotation | PlanFeatures::kDrop;
+  }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override;
+  int64_t MemoryBytes(MemoryKind kind) const override {
+    return held_bytes_[static_cast<size_t>(kind)] + (kind == MemoryKind::kWorkspace ? staging_.size_bytes() : 0);
+  }
+  SteadyDuration OpTime(TimedOp op) const override { return timer_.Total(op); }
+
+  absl::Status Upload(void* device, std::span<const std::byte> host) override {
+    Check("upload", cudaMemcpy(device, host.data(), host.size(), cudaMemcpyHostToDevice));
+    return fault_;
+  }
+  absl::Status Download(std::span<std::byte> host, const void* device) override {
+    Check("download", cudaMemcpy(host.data(), device, host.size(), cudaMemcpyDeviceToHost));
+    return fault_;
+  }
+  const void* Stage(std::span<const std::byte> host) override {
+    const void* device = nullptr;
+    if (fault_.ok() && !host.empty()) Check("stage", staging_.Copy(host, stream_, &device));
+    return device;
+  }
+
+  void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
+    const auto size = static_cast<size_t>(size_bytes);
+    Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
+  }
+  void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }
+  void RmsNorm(const kernels::RmsNormArgs& args) override { Launch("rms_norm", LaunchRmsNorm, args); }
+  void Linear(const kernels::LinearArgs& args) override { Launch("linear", LaunchLinear, args); }
+  void SiluMul(const kernels::SiluMulArgs& args) override { Launch("silu_mul", LaunchSiluMul, args); }
+  void RopeTable(const kernels::RopeTableArgs& args) override { Launch("rope_table", LaunchRopeTable, args); }
+  void Rope(const kernels::RopeArgs& args) override { Launch("rope", LaunchRope, args); }
+  void KvAppend(const kernels::KvAppendArgs& args) override { Launch("kv_append", LaunchKvAppend, args); }
+  void FillKeyBounds(const kernels::FillKeyBoundsArgs&) override { RefuseSelection(); }
+  void SelectBlocks(const kernels::SelectBlocksArgs&) override { RefuseSelection(); }
+  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override {
+    Timed(TimedOp::kDecodeAttention, "decode_attention", LaunchDecodeAttention, args);
+  }
+  void PrefillAttention(const kernels::PrefillAttentionArgs& args) override {
+    Timed(TimedOp::kPrefillAttention, "prefill_attention", LaunchPrefillAttention, args);
+  }
+
+  StepTicket Submit() override { return StepTicket{++submitted_}; }
+  absl::Status Wait(StepTicket ticket) override {
+    FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
+    Check("wait", cudaStreamSynchronize(stream_));
+    if (fault_.ok()) Check("timing", timer_.Collect());
+    staging_.Reset();
+    return fault_;
+  }
+
+ private:
+  // The first error of any call stands: a kernel's fault shows in whatever is called next.
+  void Check(const char* what, cudaError_t error) {
+    if (error != cudaSuccess && fault_.ok()) fault_ = DeviceFault(what, error);
+  }
+  template <typename Args>
+  void Launch(const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
+    if (fault_.ok()) Check(what, launch(args, stream_));
+  }
+  template <typename Args>
+  void Timed(TimedOp op, const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
+    if (fault_.ok()) Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
+  }
+  // Requests that need it are refused by caps().
+  static void RefuseSelection() { FARSPAN_CHECK(false, "selection on a backend whose caps() lack it"); }
+
+  const std::string name_;
+  const cudaStream_t stream_;
+  std::array<std::atomic<int64_t>, kNumMemoryKinds> held_bytes_{};
+  Staging staging_;
+  OpTimer timer_;
+  uint64_t submitted_ = 0;
+  absl::Status fault_;  // sticky
+};
+
+absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size_bytes, MemoryKind kind) {
+  FARSPAN_CHECK(size_bytes >= 0, "size_bytes=", size_bytes);
+  FARSPAN_RETURN_IF_ERROR(fault_);
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(size_bytes));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes of ", name_, "'s memory: ",
+                                                     free_bytes, " of ", total_bytes, " bytes are free"));
+  }
+  if (error != cudaSuccess) return DeviceFault("allocate", error);
+  return std::make_unique<DeviceBuffer>(data, size_bytes, &held_bytes_[static_cast<size_t>(kind)]);
+}
+
+absl::Status SelectDevice(int ordinal) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    return absl::FailedPreconditionError(absl::StrCat("device cuda:", ordinal, ": ", cudaGetErrorString(error)));
+  }
+  if (ordinal < 0 || ordinal >= count) {
+    return absl::FailedPreconditionError(absl::StrCat("device cuda:", ordinal, ": this machine has ", count));
+  }
+  const cudaError_t selected = cudaSetDevice(ordinal);
+  if (selected == cudaSuccess) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("device cuda:", ordinal, ": ", cudaGetErrorString(selected)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
+  FARSPAN_RETURN_IF_ERROR(SelectDevice(ordinal));
+  cudaDeviceProp properties{};
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, ordinal); error != cudaSuccess) {
+    return DeviceFault("properties", error);
+  }
+  cudaStream_t stream = nullptr;
+  if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
+    return DeviceFault("stream", error);
+  }
+  return std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", properties.name), stream);
+}
+
+absl::StatusOr<int64_t> CudaBackend::FreeMemoryBytes(int ordinal) {
+  FARSPAN_RETURN_IF_ERROR(SelectDevice(ordinal));
+  size_t free_bytes = 0, total_bytes = 0;
+  if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
+    return DeviceFault("memory", error);
+  }
+  return static_cast<int64_t>(free_bytes);
+}
+
+}  // namespace farspan

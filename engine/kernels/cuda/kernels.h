@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA kernels, one launcher an op, with the meaning of engine/kernels/args.h; every pointer is device memory. A
+// launch is enqueued on `stream`, allocates nothing and does not wait. What an output is never depends on other rows.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "engine/kernels/args.h"
+
+namespace farspan::kernels::cuda {
+
+// cudaErrorInvalidValue when a shape is beyond what the kernel was built for; else the launch's own error.
+cudaError_t LaunchEmbed(const EmbedArgs& args, cudaStream_t stream);
+cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream);
+cudaError_t LaunchLinear(const LinearArgs& args, cudaStream_t stream);
+cudaError_t LaunchSiluMul(const SiluMulArgs& args, cudaStream_t stream);
+cudaError_t LaunchRopeTable(const RopeTableArgs& args, cudaStream_t stream);
+cudaError_t LaunchRope(const RopeArgs& args, cudaStream_t stream);
+cudaError_t LaunchKvAppend(const KvAppendArgs& args, cudaStream_t stream);
+// head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens.
+cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
+cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream);
+
+inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxPageTokens = 64;
+
+}  // namespace farspan::kernels::cuda

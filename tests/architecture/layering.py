@@ -78,7 +78,13 @@ LAYERS: tuple[Layer, ...] = (
     ),
     Layer(
         ("engine/kv/",),
-        ("engine/kv/block_table.h", "engine/kv/page_pool.h", "engine/kv/prefix_index.h", "engine/kv/prefix_key.h", BASE),
+        (
+            "engine/kv/block_table.h",
+            "engine/kv/page_pool.h",
+            "engine/kv/prefix_index.h",
+            "engine/kv/prefix_key.h",
+            BASE,
+        ),
         ("abseil", "openssl"),
     ),
     Layer(("engine/kv/kv_cache.",), ("engine/kv/kv_cache.h", BASE, "engine/backend/", KERNEL_ARGUMENTS), ("abseil",)),

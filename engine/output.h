@@ -27,6 +27,18 @@ enum class FinishReason : uint8_t {
 // Where a request was when it ended early.
 enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };
 
+constexpr const char* PhaseName(RequestPhase phase) {
+  switch (phase) {
+    case RequestPhase::kQueued:
+      return "queue";
+    case RequestPhase::kPrefill:
+      return "prefill";
+    case RequestPhase::kDecode:
+      return "decode";
+  }
+  return "queue";
+}
+
 // Bytes and tokens that attention read, counted from the lists that kernels walked (architecture: "bytes read").
 struct AttentionTraffic {
   // Tokens of the lists, summed over decode rows and prefill chunks; where layers read different numbers, their mean,

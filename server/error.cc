@@ -55,18 +55,6 @@ absl::Status WithRetryAfter(absl::Status status, SteadyDuration delay) {
   return status;
 }
 
-absl::string_view PhaseName(RequestPhase phase) {
-  switch (phase) {
-    case RequestPhase::kQueued:
-      return "queue";
-    case RequestPhase::kPrefill:
-      return "prefill";
-    case RequestPhase::kDecode:
-      return "decode";
-  }
-  return "queue";
-}
-
 absl::Status EndedEarly(const FinishedEvent& event) {
   const ErrorMetadata metadata = {{"phase", std::string(PhaseName(event.phase))},
                                   {"tokens", absl::StrCat(event.statistics.generated_tokens)}};

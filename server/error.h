@@ -53,9 +53,6 @@ absl::Status WithRetryAfter(absl::Status status, SteadyDuration delay);
 // Why a request of the engine ended early, in the words of the error contract.
 absl::Status EndedEarly(const FinishedEvent& event);
 
-// "queue", "prefill" or "decode".
-absl::string_view PhaseName(RequestPhase phase);
-
 // The ErrorInfo's reason; empty if there is none.
 std::string ReasonOf(const absl::Status& status);
 

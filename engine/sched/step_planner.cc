@@ -17,18 +17,6 @@ namespace {
 constexpr int kMaxBlocked = 8;
 constexpr int64_t kAnyPriority = std::numeric_limits<int64_t>::max();
 
-const char* PhaseName(RequestPhase phase) {
-  switch (phase) {
-    case RequestPhase::kQueued:
-      return "queue";
-    case RequestPhase::kPrefill:
-      return "prefill";
-    case RequestPhase::kDecode:
-      return "decode";
-  }
-  return "";
-}
-
 // How the sequence must end now, if it must.
 std::optional<Outcome> OutcomeAt(const Sequence& sequence, SteadyTime now) {
   const RequestGroup& group = sequence.group();
@@ -189,7 +177,7 @@ void StepPlanner::PlanChunks() {
     const bool decodes = !sequence->prefilling() && sequence->num_runnable() == 1;
     if (!decodes && sequence->num_runnable() > 0) computing.push_back(sequence);
   }
-  const bool somebody_can_begin = SomebodyCanBegin();
+  const bool somebody_can_begin = !computing.empty() && SomebodyCanBegin();
   for (size_t i = 0; i < computing.size() && chunk_rows_ > 0; ++i) {
     const Sequence& sequence = *computing[i];
     if (Preempted(sequence.id())) continue;

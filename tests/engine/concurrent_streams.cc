@@ -159,7 +159,6 @@ StreamsResult CompareStreamsWithEachAlone(const EngineMaker& make_engine, const 
   engine_options.engine.prefix_caching = true;
   engine_options.engine.poison_freed_pages = true;
   const std::unique_ptr<Engine> engine = make_engine(engine_options);
-  engine->Start();
   std::vector<std::shared_ptr<StreamOutput>> outputs;
   for (const Stream& stream : streams) {
     Request request = stream.request;
@@ -167,6 +166,8 @@ StreamsResult CompareStreamsWithEachAlone(const EngineMaker& make_engine, const 
     if (stream.deadline) request.deadline = request.arrival + *stream.deadline;
     outputs.push_back(Submit(engine.get(), std::move(request), stream.cancel_at_tokens));
   }
+  // Not before all wait: how many compete for pages must not depend on how fast this thread submits.
+  engine->Start();
   EXPECT_TRUE(engine->WaitIdle(kNoDeadline));
   EXPECT_EQ(engine->stats().kv_pages_used, 0);
   EXPECT_EQ(engine->stats().requests_queued, 0);

@@ -23,9 +23,9 @@ TEST(ConcurrentStreamsModelTest, AnswersEqualThoseOfEachRequestAlone) {
         EXPECT_TRUE(engine.ok()) << engine.status();
         return *std::move(engine);
       },
-      {.max_prompt_tokens = 100,
-       .min_output_tokens = 24,
-       .max_output_tokens = 64,
+      {.max_prompt_tokens = 60,
+       .min_output_tokens = 80,
+       .max_output_tokens = 160,
        .shortest_deadline = std::chrono::seconds(2)});
   std::printf("%d completed, %d cut, %lld preemptions\n", result.num_completed, result.num_cut,
               static_cast<long long>(result.num_preemptions));

@@ -24,11 +24,15 @@ TEST(ConcurrentStreamsTest, AnswersEqualThoseOfEachRequestAlone) {
         EXPECT_TRUE(engine.ok()) << engine.status();
         return *std::move(engine);
       },
-      {.shortest_deadline = milliseconds(5)});
+      // All of them begin and grow to many times what they begin with: pages run out whatever the timing.
+      {.max_prompt_tokens = 60,
+       .min_output_tokens = 200,
+       .max_output_tokens = 500,
+       .shortest_deadline = milliseconds(20)});
   EXPECT_EQ(result.num_completed + result.num_cut, 64);
   EXPECT_GT(result.num_completed, 20);
   EXPECT_GT(result.num_cut, 5);
-  EXPECT_GT(result.num_preemptions, 0);
+  EXPECT_GT(result.num_preemptions, 5);
 }
 
 // The engine's thread falls asleep between bursts. Were it not woken, the wait would run out and the test fail.

@@ -135,6 +135,14 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=5) as reply:
             return json.load(reply)["data"]
 
+    def is_ready(self) -> bool:
+        """Whether it answers queries yet; it listens before it has opened its storage."""
+        try:
+            with urllib.request.urlopen(f"{self._base}/-/ready", timeout=5):
+                return True
+        except urllib.error.HTTPError:
+            return False
+
     def finite(self, expression: str) -> list[float]:
         """The finite values of an instant query."""
         try:
@@ -301,7 +309,9 @@ def start_prometheus(stack: ExitStack, configuration: Path, deadline: float) -> 
     process = stack.enter_context(Process(command, scratch / "prometheus.log"))
     listening = r'msg="Listening on" address=127\.0\.0\.1:(\d+)'
     port = process.until("Prometheus", deadline, lambda: process.logged(listening))
-    return process, Prometheus(port[1])
+    prometheus = Prometheus(port[1])
+    process.until("Prometheus's storage", deadline, lambda: prometheus.is_ready() or None)
+    return process, prometheus
 
 
 def run(root: Path, server_path: str, cli_path: str) -> str:

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The argument structs of every kernel, shared by the CPU and CUDA twins. POD only: raw pointers, shapes in comments,
-// no ownership. All activations are float32; row-major, last index fastest. Pointers never alias unless said so.
+// no ownership; row-major, last index fastest. Pointers never alias unless said so. Where a pointer is void* the
+// element is the backend's Activation.
 #pragma once
 
 #include <cstdint>
 #include <limits>
 
 namespace farspan::kernels {
+
+// Element of the values that ops hand each other. The residual stream, norm weights, rotations, log-sum-exps and logits
+// are float32 on every backend.
+enum class Activation : uint8_t { kF32, kBf16 };
+
+constexpr int64_t ActivationBytes(Activation activation) { return activation == Activation::kF32 ? 4 : 2; }
 
 // Storage of a weight matrix. The quantised types keep GGUF's block layout: 32 values a block along a row.
 //   kQ4_0  {f16 scale; 16 bytes}: value i < 16 in the low nibbles, i >= 16 in the high ones; w = scale * (q - 8)
@@ -177,16 +184,21 @@ struct KvList {
 // What decode and prefill attention share. Query t of a row sees key j iff j's entry is in its list, j <= t, and
 // j > t - left_window (or the entry ignores it). Every query sees at least one key, else its output is zero.
 struct AttentionCommon {
-  const float* q;  // [rows of the batch][num_heads][head_dim], rotated to its own position
-  float* out;      // [rows of the batch][num_heads][head_dim]
-  float* lse;      // [rows of the batch][num_heads], natural log of the softmax denominator; may be null
+  const void* q;  // [rows of the batch][num_heads][head_dim], rotated to its own position
+  void* out;      // [rows of the batch][num_heads][head_dim]
+  float* lse;     // [rows of the batch][num_heads], natural log of the softmax denominator; may be null
   KvLayerView cache;
   const KvEntry* entries;
   const float* rope_cos_sin;          // [rows of the batch][rope_dim / 2][2], of each query's own position
   const double* inverse_frequencies;  // [rope_dim / 2]
   int64_t rope_dim;
-  int64_t num_heads;  // a multiple of cache.num_kv_heads, group of at most 32
-  float scale;        // of q . k
+  int64_t num_heads;                         // a multiple of cache.num_kv_heads, group of at most 32
+  float scale;                               // of q . k
+  Activation activation = Activation::kF32;  // of q and out
+
+  // Where activation is kF32.
+  constexpr const float* q_f32() const { return static_cast<const float*>(q); }
+  constexpr float* out_f32() const { return static_cast<float*>(out); }
 };
 
 // As farspan::SelectorKey and farspan::GroupReduction. Softmax sums are compared by their logarithms, in which nothing
@@ -226,7 +238,8 @@ constexpr int64_t SelectedEntries(const SelectorRow& row, int64_t page_tokens) {
 // Chooses blocks for each row and KV head and writes their lists: the entries into slots, the ranges into `lists`.
 // The highest scores win, equal ones in favour of the lower block, a NaN above all.
 struct SelectBlocksArgs {
-  const float* q;  // [rows of the batch][num_heads][head_dim], rotated
+  const void* q;  // [rows of the batch][num_heads][head_dim], rotated
+  Activation activation = Activation::kF32;
   KvLayerView cache;
   KeyBoundsView bounds;     // those of every complete block are filled
   KvEntry* entries;         // the batch's entries, then the slots
@@ -236,6 +249,8 @@ struct SelectBlocksArgs {
   int64_t num_rows;
   int64_t layer;
   int64_t num_heads;
+
+  constexpr const float* q_f32() const { return static_cast<const float*>(q); }  // where activation is kF32
 };
 
 struct DecodeRow {

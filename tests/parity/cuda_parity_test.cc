@@ -179,7 +179,7 @@ kernels::AttentionCommon ToDevice(const AttentionScene& scene, const std::vector
   const int64_t context = scene.shape().context_tokens;
   kernels::AttentionCommon common = scene.Common(entries, nullptr, nullptr);
   const int64_t num_out = context * common.num_heads * common.cache.head_dim;
-  common.q = static_cast<const float*>(arrays.PutBytes(bytes(common.q, num_out)));
+  common.q = arrays.PutBytes(bytes(common.q_f32(), num_out));
   common.out = const_cast<float*>(arrays.Put(std::vector<float>(static_cast<size_t>(num_out), kNan)));
   common.lse =
       const_cast<float*>(arrays.Put(std::vector<float>(static_cast<size_t>(context * common.num_heads), kNan)));
@@ -196,7 +196,7 @@ kernels::AttentionCommon ToDevice(const AttentionScene& scene, const std::vector
 // Outputs, then log-sum-exps.
 std::vector<float> Results(const AttentionScene& scene, const kernels::AttentionCommon& common, DeviceArrays& arrays) {
   const auto num_lse = static_cast<size_t>(scene.shape().context_tokens * common.num_heads);
-  std::vector<float> results = arrays.Get(common.out, num_lse * static_cast<size_t>(common.cache.head_dim));
+  std::vector<float> results = arrays.Get(common.out_f32(), num_lse * static_cast<size_t>(common.cache.head_dim));
   const std::vector<float> lse = arrays.Get(common.lse, num_lse);
   results.insert(results.end(), lse.begin(), lse.end());
   return results;

@@ -38,7 +38,7 @@ __device__ Query LoadQuery(const AttentionCommon& common, int64_t row, int64_t h
               .left_window = left_window,
               .kv_head = head / group,
               .head_in_group = static_cast<int>(head % group)};
-  const float* q = common.q + (row * common.num_heads + head) * head_dim;
+  const float* q = common.q_f32() + (row * common.num_heads + head) * head_dim;
 #pragma unroll
   for (int i = 0; i < kMaxPairs; ++i) {
     const int64_t channel = 2 * (threadIdx.x + static_cast<int64_t>(i) * kWarpThreads);
@@ -159,7 +159,7 @@ __device__ void Finish(const AttentionCommon& common, const State& state, int64_
   for (int i = 0; i < NumPairs(common.cache.head_dim); ++i) {
     const int64_t channel = 2 * (threadIdx.x + static_cast<int64_t>(i) * kWarpThreads);
     if (channel >= common.cache.head_dim) continue;
-    float* out = common.out + index * common.cache.head_dim + channel;
+    float* out = common.out_f32() + index * common.cache.head_dim + channel;
     out[0] = state.out[i].x * inverse;
     out[1] = state.out[i].y * inverse;
   }

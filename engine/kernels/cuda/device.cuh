@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kernels share: warp reductions in a fixed order, 16-bit floats, dequantised weights one value at a time.
+// What kernels share: launches that overlap their predecessor's tail, warp reductions in a fixed order, 16-bit floats,
+// dequantised weights one value at a time.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "engine/kernels/args.h"
 
@@ -13,6 +16,60 @@ namespace farspan::kernels::cuda {
 
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
+
+// What launchers need to know of the current device; read once.
+struct DeviceTraits {
+  int num_multiprocessors = 0;
+  int max_shared_bytes = 0;  // of one block, opted in
+  int compute_major = 0;
+  bool overlaps_launches() const { return compute_major >= 9; }  // programmatic dependent launch
+};
+
+inline const DeviceTraits& CurrentDeviceTraits() {
+  static const DeviceTraits traits = [] {
+    DeviceTraits found;
+    int device = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&found.num_multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&found.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaDeviceGetAttribute(&found.compute_major, cudaDevAttrComputeCapabilityMajor, device);
+    return found;
+  }();
+  return traits;
+}
+
+// Enqueues a kernel that may start before its predecessor in the stream has ended. It must call WaitForPrevious()
+// before it touches memory that an earlier kernel of the stream writes or reads.
+template <typename... Params, typename... Args>
+cudaError_t LaunchKernel(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                         Args&&... args) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = CurrentDeviceTraits().overlaps_launches() ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...);
+}
+
+// Returns when every earlier kernel of the stream has ended and its writes are visible. Every thread calls it.
+__device__ inline void WaitForPrevious() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the stream's next kernel start once every block has said so or ended. It does not make writes visible earlier:
+// the next kernel waits for that by WaitForPrevious().
+__device__ inline void LetNextStart() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
 
 // The same sum in every lane, added in a butterfly: one order, whatever the values.
 __device__ inline float WarpSum(float value) {

@@ -9,6 +9,12 @@
 
 namespace farspan::kernels::cuda {
 
+// Device memory that a launch may overwrite. Its content means nothing before or after.
+struct Workspace {
+  void* data = nullptr;
+  int64_t size_bytes = 0;
+};
+
 // cudaErrorInvalidValue when a shape is beyond what the kernel was built for; else the launch's own error.
 cudaError_t LaunchEmbed(const EmbedArgs& args, cudaStream_t stream);
 cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream);

@@ -207,7 +207,7 @@ void RunPartials(const DecodePass& pass, int64_t task, void* scratch) {
   walk.group = DecodeGroup(common);
   walk.head_dim = common.cache.head_dim;
   walk.padded_tokens = RoundUpToLanes(common.cache.page_tokens);
-  walk.q = common.q + (walk.row->row * common.num_heads + split.kv_head * walk.group) * walk.head_dim;
+  walk.q = common.q_f32() + (walk.row->row * common.num_heads + split.kv_head * walk.group) * walk.head_dim;
   walk.turned_cap = kNoQueryCap;
   walk.out_stride = DecodePartialFloats(common);
   walk.out = pass.partials + task * walk.group * walk.out_stride;
@@ -258,7 +258,7 @@ void RunMerge(const DecodePass& pass, int64_t task, void*) {
     for (int64_t head = 0; head < group; ++head) {
       const int64_t index = pass.args->rows[task].row * common.num_heads + kv_head * group + head;
       float* lse = common.lse == nullptr ? nullptr : common.lse + index;
-      MergeHead(pass, first_split[0], first_split[1], head, common.out + index * common.cache.head_dim, lse);
+      MergeHead(pass, first_split[0], first_split[1], head, common.out_f32() + index * common.cache.head_dim, lse);
     }
   }
 }

@@ -140,7 +140,7 @@ void ScoreTileBlocks(const SelectionPass& pass, const ScoreTile& tile, float* sc
   const int64_t group = SelectionGroup(args), head_dim = args.cache.head_dim;
   const int64_t stride = PaddedBlocks(row.num_blocks);
   float* scores = pass.scores + pass.first_score[tile.row_index * args.cache.num_kv_heads + tile.kv_head];
-  SplitQueries(args.q + (row.row * args.num_heads + tile.kv_head * group) * head_dim, group, head_dim, scratch);
+  SplitQueries(args.q_f32() + (row.row * args.num_heads + tile.kv_head * group) * head_dim, group, head_dim, scratch);
   float* combined = scratch + group * 2 * head_dim;
   const bool one_run = row.block_tokens == KeyBoundsTokens(args.cache.page_tokens);
   const Element* data = static_cast<const Element*>(args.bounds.data);

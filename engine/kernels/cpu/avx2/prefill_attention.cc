@@ -281,7 +281,7 @@ void RunHeads(const KvList& list, int64_t first_head, int64_t end_head, Walk* wa
   for (int64_t head = first_head; head < end_head; ++head) walk->heads |= 1u << head;
   for (int64_t query = 0; query < walk->num_queries; ++query) {
     for (int64_t head = first_head; head < end_head; ++head) {
-      const float* q = common.q + ((walk->row + query) * common.num_heads + first_index + head) * walk->head_dim;
+      const float* q = common.q_f32() + ((walk->row + query) * common.num_heads + first_index + head) * walk->head_dim;
       walk->pairs[walk->num_pairs++] = {walk->first_position + query, head, q, kNoQueryCap, SoftmaxSums()};
     }
   }
@@ -295,7 +295,7 @@ void RunHeads(const KvList& list, int64_t first_head, int64_t end_head, Walk* wa
     const Pair& pair = walk->pairs[p];
     const int64_t row = walk->row + pair.position - walk->first_position;
     const int64_t index = row * common.num_heads + first_index + pair.head_in_group;
-    FinishHead(pair.sums, walk->out + p * walk->head_dim, walk->head_dim, common.out + index * walk->head_dim,
+    FinishHead(pair.sums, walk->out + p * walk->head_dim, walk->head_dim, common.out_f32() + index * walk->head_dim,
                common.lse == nullptr ? nullptr : common.lse + index);
   }
 }

@@ -29,7 +29,7 @@ void RunPartials(const DecodePass& pass, int64_t task, void* scratch) {
         .row = row.row,
         .position = row.position,
         .left_window = row.left_window,
-        .q = common.q + (row.row * common.num_heads + split.kv_head * group + head) * head_dim,
+        .q = common.q_f32() + (row.row * common.num_heads + split.kv_head * group + head) * head_dim,
     };
     float* partial = pass.partials + (task * group + head) * DecodePartialFloats(common);
     SoftmaxState state = {.maximum = 0, .denominator = 0, .out = partial};
@@ -70,7 +70,7 @@ void RunMerge(const DecodePass& pass, int64_t task, void*) {
     for (int64_t head = 0; head < group; ++head) {
       const int64_t index = pass.args->rows[task].row * common.num_heads + kv_head * group + head;
       float* lse = common.lse == nullptr ? nullptr : common.lse + index;
-      MergeHead(pass, first_split[0], first_split[1], head, common.out + index * common.cache.head_dim, lse);
+      MergeHead(pass, first_split[0], first_split[1], head, common.out_f32() + index * common.cache.head_dim, lse);
     }
   }
 }

@@ -76,7 +76,7 @@ void ScoreBlocks(const SelectionPass& pass, int64_t task, void*) {
   const int64_t group = SelectionGroup(args);
   float* scores = pass.scores + pass.first_score[tile.row_index * args.cache.num_kv_heads + tile.kv_head];
   for (int64_t head = 0; head < group; ++head) {
-    const float* q = args.q + (row.row * args.num_heads + tile.kv_head * group + head) * args.cache.head_dim;
+    const float* q = args.q_f32() + (row.row * args.num_heads + tile.kv_head * group + head) * args.cache.head_dim;
     for (int64_t block = tile.begin; block < tile.end; ++block) {
       scores[head * PaddedBlocks(row.num_blocks) + block] = ScoreBlock(args, row, tile.kv_head, block, q);
     }

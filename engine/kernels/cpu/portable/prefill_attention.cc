@@ -27,9 +27,9 @@ void Run(const PrefillAttentionArgs& args, int64_t task, void* scratch) {
         .row = row,
         .position = tile.first_position + query,
         .left_window = tile.left_window,
-        .q = common.q + index * head_dim,
+        .q = common.q_f32() + index * head_dim,
     };
-    SoftmaxState state = {.maximum = 0, .denominator = 0, .out = common.out + index * head_dim};
+    SoftmaxState state = {.maximum = 0, .denominator = 0, .out = common.out_f32() + index * head_dim};
     WalkEntries(walk, scratch, &state);
     FinishState(state, head_dim, state.out, common.lse == nullptr ? nullptr : common.lse + index);
   }

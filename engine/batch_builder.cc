@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 
 #include "engine/base/check.h"
 #include "engine/base/math.h"
@@ -149,16 +150,42 @@ void AppendPrefill(const Sequence& sequence, const AttentionPlan& plan, TokenRan
   }
 }
 
-// Rows whose logits are wanted: the last known token's, which the next one is drawn from, and a prompt's where asked.
-int64_t AppendLogitRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batch) {
-  const int64_t first_row = batch->num_rows();
-  const bool reports = sequence.prefilling() && !sequence.follows() && sequence.request().prompt_logprobs.has_value();
-  const int64_t reported = std::max(queries.begin, sequence.reported_prompt_tokens());
-  const int64_t unreported = reports ? std::max<int64_t>(0, queries.end - reported) : 0;
-  const bool last = queries.end == sequence.num_tokens();
-  const int64_t count = std::max<int64_t>(unreported, last ? 1 : 0);
-  for (int64_t i = queries.size() - count; i < queries.size(); ++i) batch->logit_rows.push_back(first_row + i);
-  return count;
+DrawRequest NextToken(const Sequence& sequence, int64_t logit_row) {
+  const Request& request = sequence.request();
+  DrawRequest draw = {
+      .logit_row = logit_row,
+      .given_token = std::nullopt,
+      .num_alternatives = request.logprobs,
+      .sampling = request.sampling,
+      .counts = &sequence.counts(),
+      .key = {.seed = request.sampling.seed, .position = sequence.num_tokens(), .sample_index = sequence.sample()}};
+  const auto forced = static_cast<size_t>(sequence.num_generated());
+  if (forced < request.forced_tokens.size()) draw.given_token = request.forced_tokens[forced];
+  return draw;
+}
+
+// The rows of `queries` whose logits are wanted, and what is made of each: where the prompt's log-probabilities are
+// asked for, its own next token; behind the last known token, the next one. The first sample speaks for all of the
+// prompt, and what it reported before a preemption it does not report again.
+int64_t AppendDraws(const Sequence& sequence, TokenRange queries, BuiltBatch* built) {
+  ForwardBatch& batch = built->forward;
+  const int64_t first_row = batch.num_rows() - queries.begin;
+  const std::optional<int> alternatives = sequence.request().prompt_logprobs;
+  const size_t num_before = built->draws.size();
+  if (sequence.prefilling() && !sequence.follows() && alternatives) {
+    const int64_t end = std::min(queries.end, sequence.prompt_tokens() - 1);
+    for (int64_t position = std::max(queries.begin, sequence.reported_prompt_tokens()); position < end; ++position) {
+      built->draws.push_back({.logit_row = batch.num_logit_rows(),
+                              .given_token = sequence.token(position + 1),
+                              .num_alternatives = alternatives});
+      batch.logit_rows.push_back(first_row + position);
+    }
+  }
+  if (queries.end == sequence.num_tokens()) {
+    built->draws.push_back(NextToken(sequence, batch.num_logit_rows()));
+    batch.logit_rows.push_back(first_row + queries.end - 1);
+  }
+  return static_cast<int64_t>(built->draws.size() - num_before);
 }
 
 }  // namespace
@@ -172,8 +199,8 @@ BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* 
     BatchRun batch_run = {.id = run.id,
                           .num_tokens = queries.size(),
                           .prefill = sequence.prefilling(),
-                          .first_logit_row = batch.num_logit_rows()};
-    batch_run.num_logit_rows = AppendLogitRows(sequence, queries, &batch);
+                          .first_draw = static_cast<int64_t>(built.draws.size())};
+    batch_run.num_draws = AppendDraws(sequence, queries, &built);
     // A chunk is planned as one; decode rows, several after a preemption, one by one as they were the first time.
     const int64_t planned_together = batch_run.prefill ? queries.size() : 1;
     for (int64_t begin = queries.begin; begin < queries.end; begin += planned_together) {

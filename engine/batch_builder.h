@@ -9,6 +9,7 @@
 #include "engine/base/model_shape.h"
 #include "engine/model/forward_batch.h"
 #include "engine/output.h"
+#include "engine/sampling/draw.h"
 #include "engine/sched/scheduler.h"
 #include "engine/sched/step_plan.h"
 
@@ -19,8 +20,8 @@ struct BatchRun {
   SequenceId id{};
   int64_t num_tokens = 0;
   bool prefill = false;
-  int64_t first_logit_row = 0;  // index into ForwardBatch::logit_rows
-  int64_t num_logit_rows = 0;
+  int64_t first_draw = 0;  // index into BuiltBatch::draws
+  int64_t num_draws = 0;
   TokenRange drop;  // tokens that no later query reads
   AttentionTraffic traffic;
 };
@@ -28,6 +29,9 @@ struct BatchRun {
 struct BuiltBatch {
   ForwardBatch forward;
   std::vector<BatchRun> runs;  // in the order of their rows: decode rows first
+  // One a logit row: a run's prompt tokens whose log-probabilities are reported, then what follows its last known
+  // token.
+  std::vector<DrawRequest> draws;
 };
 
 // The batch of a committed plan: each sequence's pages are taken and its tokens in flight. Asks each policy once a

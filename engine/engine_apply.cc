@@ -3,15 +3,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/base/status_macros.h"
 #include "engine/engine_loop.h"
-#include "engine/sampling/sampler.h"
 
 namespace farspan {
 
-absl::Status EngineLoop::Apply(const BuiltBatch& built) {
+void EngineLoop::Apply(const BuiltBatch& built, std::span<DrawResult> results) {
   const ModelShape& shape = parts_->model->shape();
-  LogitRows logits(parts_->model.get(), built.forward.num_logit_rows());
   for (const BatchRun& run : built.runs) {
     Sequence& sequence = scheduler_.sequence(run.id);
     RequestStatistics& statistics = sequence.statistics();
@@ -25,76 +22,35 @@ absl::Status EngineLoop::Apply(const BuiltBatch& built) {
     parts_->metrics->OnTraffic(
         {.policy = sequence.request().policy->name(), .prefill = run.prefill, .traffic = run.traffic});
     sequence.CompleteStep(run.drop);
-    const absl::Status status = ApplyLogits(run, &sequence, &logits);
-    if (absl::IsResourceExhausted(status)) {
-      sequence.SetOutcome({.reason = FinishReason::kError, .status = status});
-    } else if (!status.ok()) {
-      return status;
-    }
+    ApplyDraws(run.prefill, &sequence,
+               results.subspan(static_cast<size_t>(run.first_draw), static_cast<size_t>(run.num_draws)));
   }
-  return absl::OkStatus();
 }
 
-absl::Status EngineLoop::ApplyLogits(const BatchRun& run, Sequence* sequence, LogitRows* logits) {
-  const int64_t first_position = sequence->computed() - run.num_logit_rows;
+// The first draw that failed is the sequence's outcome; what comes before it is still reported.
+void EngineLoop::ApplyDraws(bool prefill, Sequence* sequence, std::span<DrawResult> results) {
+  const bool draws = sequence->computed() == sequence->num_tokens();
   std::vector<TokenLogprobs> prompt_logprobs;
-  std::span<float> row;
-  for (int64_t i = 0; i < run.num_logit_rows && !sequence->outcome(); ++i) {
-    FARSPAN_ASSIGN_OR_RETURN(row, logits->Row(run.first_logit_row + i));
-    if (run.prefill) TakePromptLogprobs(sequence, first_position + i, row, &prompt_logprobs);
+  for (DrawResult& result : results) {
+    if (!result.ok()) {
+      sequence->SetOutcome({.reason = FinishReason::kError, .status = result.status()});
+      break;
+    }
+    if (!draws || &result != &results.back()) prompt_logprobs.push_back(*std::move(result->logprobs));
   }
   // Tokens computed again after a preemption were reported before; the first sample speaks for all of the prompt.
-  if (run.prefill && !sequence->follows() && sequence->computed() > sequence->reported_prompt_tokens()) {
+  if (prefill && !sequence->follows() && sequence->computed() > sequence->reported_prompt_tokens()) {
     sequence->ReportPromptTokens(sequence->computed());
     sequence->group().Emit(PrefillProgressEvent{.done_tokens = sequence->computed(),
                                                 .total_tokens = sequence->prompt_tokens(),
                                                 .prompt_logprobs = std::move(prompt_logprobs)});
   }
-  const bool draws = sequence->computed() == sequence->num_tokens();
-  if (draws && !sequence->outcome()) DrawToken(sequence, row);
-  return absl::OkStatus();
-}
-
-void EngineLoop::TakePromptLogprobs(Sequence* sequence, int64_t position, std::span<const float> logits,
-                                    std::vector<TokenLogprobs>* logprobs) {
-  const std::optional<int> alternatives = sequence->request().prompt_logprobs;
-  if (!alternatives || sequence->follows() || position + 1 >= sequence->prompt_tokens()) return;
-  if (position < sequence->reported_prompt_tokens()) return;
-  auto result = ComputeLogprobs(logits, sequence->token(position + 1), *alternatives);
-  if (!result.ok()) {
-    sequence->SetOutcome({.reason = FinishReason::kError, .status = std::move(result).status()});
-    return;
-  }
-  logprobs->push_back(*std::move(result));
-}
-
-void EngineLoop::DrawToken(Sequence* sequence, std::span<float> logits) {
-  const Request& request = sequence->request();
-  const auto fail = [sequence](absl::Status status) {
-    sequence->SetOutcome({.reason = FinishReason::kError, .status = std::move(status)});
-  };
-  const auto forced = static_cast<size_t>(sequence->num_generated());
-  // Log-probabilities come from the model's logits, which drawing overwrites.
-  const std::vector<float> model_logits =
-      request.logprobs ? std::vector<float>(logits.begin(), logits.end()) : std::vector<float>();
-  TokenId token = 0;
-  if (forced < request.forced_tokens.size()) {
-    token = request.forced_tokens[forced];
-  } else {
-    const DrawKey key = {
-        .seed = request.sampling.seed, .position = sequence->num_tokens(), .sample_index = sequence->sample()};
-    auto drawn = SampleToken(request.sampling, sequence->counts(), key, logits);
-    if (!drawn.ok()) return fail(std::move(drawn).status());
-    token = *drawn;
-  }
+  if (!draws || sequence->outcome()) return;
+  DrawnToken& drawn = *results.back();
   std::vector<TokenLogprobs> logprobs;
-  if (request.logprobs) {
-    auto result = ComputeLogprobs(model_logits, token, *request.logprobs);
-    if (!result.ok()) return fail(std::move(result).status());
-    logprobs.push_back(*std::move(result));
-  }
-  ReportToken(sequence, token, std::move(logprobs));
-  DecideOutcome(sequence, token);
+  if (drawn.logprobs) logprobs.push_back(*std::move(drawn.logprobs));
+  ReportToken(sequence, drawn.token, std::move(logprobs));
+  DecideOutcome(sequence, drawn.token);
 }
 
 void EngineLoop::ReportToken(Sequence* sequence, TokenId token, std::vector<TokenLogprobs> logprobs) {

@@ -162,7 +162,9 @@ void EngineLoop::ReportStart(Sequence* sequence) {
 
 absl::Status EngineLoop::RunBatch(const BuiltBatch& built) {
   FARSPAN_RETURN_IF_ERROR(parts_->model->Forward(built.forward, *parts_->kv_cache));
-  return Apply(built);
+  FARSPAN_ASSIGN_OR_RETURN(std::vector<DrawResult> results, parts_->model->Draw(built.draws));
+  Apply(built, results);
+  return absl::OkStatus();
 }
 
 // One request of the batch makes room, the one that would be preempted first; the others run again without it.

@@ -14,7 +14,7 @@
 #include "engine/engine_inbox.h"
 #include "engine/kv/page_pool.h"
 #include "engine/kv/prefix_index.h"
-#include "engine/logit_rows.h"
+#include "engine/sampling/draw.h"
 #include "engine/sched/scheduler.h"
 
 namespace farspan {
@@ -42,11 +42,8 @@ class EngineLoop {
   void ReportPlan(const StepPlan& plan);
   void ReportStart(Sequence* sequence);
   absl::Status RunBatch(const BuiltBatch& built);
-  absl::Status Apply(const BuiltBatch& built);
-  absl::Status ApplyLogits(const BatchRun& run, Sequence* sequence, LogitRows* logits);
-  void TakePromptLogprobs(Sequence* sequence, int64_t position, std::span<const float> logits,
-                          std::vector<TokenLogprobs>* logprobs);
-  void DrawToken(Sequence* sequence, std::span<float> logits);
+  void Apply(const BuiltBatch& built, std::span<DrawResult> results);
+  void ApplyDraws(bool prefill, Sequence* sequence, std::span<DrawResult> results);
   void ReportToken(Sequence* sequence, TokenId token, std::vector<TokenLogprobs> logprobs);
   void DecideOutcome(Sequence* sequence, TokenId token);
   void AbandonStep(const BuiltBatch& built);

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/base/model_shape.h"
 #include "engine/kv/kv_cache.h"
 #include "engine/model/forward_batch.h"
+#include "engine/sampling/draw.h"
 
 namespace farspan {
 
@@ -43,6 +45,11 @@ class Model {
   // Logits of logit_rows [first, first + count) of the last Forward, on the host: [count][vocab_size]. The span is
   // valid until the next call of either method. 0 <= count <= kMaxLogitRows.
   virtual absl::StatusOr<std::span<float>> Logits(int64_t first, int64_t count) = 0;
+
+  // What each request makes of its row of the last Forward, in their order; they ascend in rows, and two name the same
+  // row only where at most one reads it. Fails as Forward does, for all of them: then nothing was drawn. This one draws
+  // on the host from slices of Logits, so that neither memory nor the passes over the output matrix grow with the rows.
+  virtual absl::StatusOr<std::vector<DrawResult>> Draw(std::span<const DrawRequest> requests);
 };
 
 }  // namespace farspan

@@ -90,7 +90,15 @@ LAYERS: tuple[Layer, ...] = (
     Layer(("engine/kv/kv_cache.",), ("engine/kv/kv_cache.h", BASE, "engine/backend/", KERNEL_ARGUMENTS), ("abseil",)),
     Layer(
         ("engine/model/",),
-        ("engine/model/", BASE, "engine/backend/", KERNEL_ARGUMENTS, "engine/kv/kv_cache.h", "engine/attention/plan.h"),
+        (
+            "engine/model/",
+            BASE,
+            "engine/backend/",
+            KERNEL_ARGUMENTS,
+            "engine/kv/kv_cache.h",
+            "engine/attention/plan.h",
+            "engine/sampling/",
+        ),
         ("abseil",),
     ),
     # A GGUF file carries its tokenizer's vocabulary; the model itself never sees text.

@@ -52,6 +52,8 @@ class Backend {
 
   virtual std::string_view name() const = 0;  // "cpu/avx2", as logs and GetServerInfo show it
   virtual PlanFeatures caps() const = 0;      // plan features that this device runs
+  // The element of the values that its ops hand each other.
+  virtual kernels::Activation activation() const = 0;
 
   // Uninitialised memory, 64-byte aligned. RESOURCE_EXHAUSTED names kind and bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) = 0;
@@ -65,16 +67,17 @@ class Backend {
   virtual absl::Status Download(std::span<std::byte> host, const void* device) = 0;
   // Makes a step's host array readable by ops until the step has been waited for.
   virtual const void* Stage(std::span<const std::byte> host) = 0;
+  // The same as a copy that ops may write.
+  virtual void* StageMutable(std::span<const std::byte> host) = 0;
 
   // Copies device memory to device memory; the two do not overlap.
   virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;
   virtual void Embed(const kernels::EmbedArgs& args) = 0;
-  virtual void RmsNorm(const kernels::RmsNormArgs& args) = 0;
-  virtual void Linear(const kernels::LinearArgs& args) = 0;
-  virtual void SiluMul(const kernels::SiluMulArgs& args) = 0;
   virtual void RopeTable(const kernels::RopeTableArgs& args) = 0;
-  virtual void Rope(const kernels::RopeArgs& args) = 0;
-  virtual void KvAppend(const kernels::KvAppendArgs& args) = 0;
+  virtual void AttentionInput(const kernels::AttentionInputArgs& args) = 0;
+  virtual void AttentionOutput(const kernels::AddLinearArgs& args) = 0;
+  virtual void FeedForward(const kernels::FeedForwardArgs& args) = 0;
+  virtual void Logits(const kernels::LogitsArgs& args) = 0;
   virtual void FillKeyBounds(const kernels::FillKeyBoundsArgs& args) = 0;
   virtual void SelectBlocks(const kernels::SelectBlocksArgs& args) = 0;
   virtual void DecodeAttention(const kernels::DecodeAttentionArgs& args) = 0;

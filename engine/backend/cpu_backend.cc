@@ -114,18 +114,23 @@ class HostCpuBackend final : public Backend {
     if (!host.empty()) std::memcpy(host.data(), device, host.size());
     return absl::OkStatus();
   }
+  kernels::Activation activation() const override { return kernels::Activation::kF32; }
   const void* Stage(std::span<const std::byte> host) override { return host.data(); }
+  void* StageMutable(std::span<const std::byte> host) override {
+    return staged_.emplace_back(host.begin(), host.end()).data();
+  }
 
   void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
     std::memcpy(to, from, static_cast<size_t>(size_bytes));
   }
   void Embed(const kernels::EmbedArgs& args) override { RunOp(table_.embed, args); }
-  void RmsNorm(const kernels::RmsNormArgs& args) override { RunOp(table_.rms_norm, args); }
-  void Linear(const kernels::LinearArgs& args) override { RunOp(table_.linear, args); }
-  void SiluMul(const kernels::SiluMulArgs& args) override { RunOp(table_.silu_mul, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { RunOp(table_.rope_table, args); }
-  void Rope(const kernels::RopeArgs& args) override { RunOp(table_.rope, args); }
-  void KvAppend(const kernels::KvAppendArgs& args) override { RunOp(table_.kv_append, args); }
+  void AttentionInput(const kernels::AttentionInputArgs& args) override;
+  void AttentionOutput(const kernels::AddLinearArgs& args) override {
+    Linear(args.x, args.weight, args.hidden, args.num_rows, true);
+  }
+  void FeedForward(const kernels::FeedForwardArgs& args) override;
+  void Logits(const kernels::LogitsArgs& args) override;
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) override {
     const OpClock::Scope scope(TimedOp::kPrefillAttention, &clock_);
     RunOp(table_.prefill_attention, args);
@@ -140,6 +145,7 @@ class HostCpuBackend final : public Backend {
   StepTicket Submit() override { return StepTicket{++submitted_}; }
   absl::Status Wait(StepTicket ticket) override {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
+    staged_.clear();
     return std::exchange(step_status_, absl::OkStatus());
   }
 
@@ -162,6 +168,19 @@ class HostCpuBackend final : public Backend {
     return true;
   }
 
+  void Norm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t width, float* out) {
+    RunOp(table_.rms_norm,
+          kernels::RmsNormArgs{
+              .x = x, .weight = weight, .out = out, .num_rows = num_rows, .width = width, .epsilon = epsilon});
+  }
+  void Linear(const void* x, const kernels::WeightView& weight, float* y, int64_t num_rows, bool accumulate = false) {
+    RunOp(table_.linear, kernels::LinearArgs{.x = static_cast<const float*>(x),
+                                             .weight = weight,
+                                             .y = y,
+                                             .num_rows = num_rows,
+                                             .accumulate = accumulate});
+  }
+
   template <typename Args>
   void RunOp(const KernelOp<Args>& op, const Args& args) {
     const int64_t num_tasks = op.num_tasks(args);
@@ -181,6 +200,7 @@ class HostCpuBackend final : public Backend {
   MemoryLedger ledger_;
   OpClock clock_;
   std::vector<AlignedMemory> scratch_;  // [thread]
+  std::vector<std::vector<std::byte>> staged_;
   AlignedMemory decode_partials_;
   kernels::DecodeSplits decode_splits_;
   AlignedMemory block_scores_;
@@ -188,6 +208,51 @@ class HostCpuBackend final : public Backend {
   uint64_t submitted_ = 0;
   absl::Status step_status_;  // of the step that is being enqueued
 };
+
+void HostCpuBackend::AttentionInput(const kernels::AttentionInputArgs& args) {
+  const int64_t width = args.query.columns, rows = args.num_rows;
+  auto* const normed = static_cast<float*>(args.normed);
+  auto* const q = static_cast<float*>(args.q);
+  auto* const k = static_cast<float*>(args.projected);
+  float* const v = k + rows * args.key.rows;
+  Norm(args.hidden, args.norm_weight, args.epsilon, rows, width, normed);
+  Linear(normed, args.query, q, rows);
+  Linear(normed, args.key, k, rows);
+  Linear(normed, args.value, v, rows);
+  for (const auto& [x, num_heads] : {std::pair(q, args.num_heads), std::pair(k, args.cache.num_kv_heads)}) {
+    RunOp(table_.rope, kernels::RopeArgs{.x = x,
+                                         .cos_sin = args.cos_sin,
+                                         .num_rows = rows,
+                                         .num_heads = num_heads,
+                                         .head_dim = args.cache.head_dim,
+                                         .rope_dim = args.rope_dim});
+  }
+  RunOp(table_.kv_append,
+        kernels::KvAppendArgs{.k = k, .v = v, .slots = args.slots, .cache = args.cache, .num_rows = rows});
+}
+
+void HostCpuBackend::FeedForward(const kernels::FeedForwardArgs& args) {
+  const int64_t width = args.gate.columns, inner_width = args.gate.rows, rows = args.num_rows;
+  auto* const normed = static_cast<float*>(args.normed);
+  auto* const gate = static_cast<float*>(args.inner);
+  float* const up = gate + rows * inner_width;
+  Norm(args.hidden, args.norm_weight, args.epsilon, rows, width, normed);
+  Linear(normed, args.gate, gate, rows);
+  Linear(normed, args.up, up, rows);
+  RunOp(table_.silu_mul, kernels::SiluMulArgs{.gate = gate, .up = up, .num_rows = rows, .width = inner_width});
+  Linear(gate, args.down, args.hidden, rows, true);
+}
+
+void HostCpuBackend::Logits(const kernels::LogitsArgs& args) {
+  RunOp(table_.rms_norm, kernels::RmsNormArgs{.x = args.hidden,
+                                              .weight = args.norm_weight,
+                                              .out = static_cast<float*>(args.normed),
+                                              .num_rows = args.num_rows,
+                                              .width = args.weight.columns,
+                                              .epsilon = args.epsilon,
+                                              .rows = args.rows});
+  Linear(args.normed, args.weight, args.logits, args.num_rows);
+}
 
 void HostCpuBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {
   const OpClock::Scope scope(TimedOp::kDecodeSelection, &clock_);

@@ -59,7 +59,7 @@ class Staging {
     }
   }
 
-  cudaError_t Copy(std::span<const std::byte> bytes, cudaStream_t stream, const void** device) {
+  cudaError_t Copy(std::span<const std::byte> bytes, cudaStream_t stream, void** device) {
     constexpr int64_t kAlignment = 256;
     const auto size_bytes = static_cast<int64_t>(bytes.size());
     while (current_ < chunks_.size() && chunks_[current_].size_bytes - used_bytes_ < size_bytes) {
@@ -189,8 +189,10 @@ class DeviceCudaBackend final : public Backend {
     Check("download", cudaMemcpy(host.data(), device, host.size(), cudaMemcpyDeviceToHost));
     return fault_;
   }
-  const void* Stage(std::span<const std::byte> host) override {
-    const void* device = nullptr;
+  kernels::Activation activation() const override { return kernels::Activation::kF32; }
+  const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
+  void* StageMutable(std::span<const std::byte> host) override {
+    void* device = nullptr;
     if (fault_.ok() && !host.empty()) Check("stage", staging_.Copy(host, stream_, &device));
     return device;
   }
@@ -200,12 +202,13 @@ class DeviceCudaBackend final : public Backend {
     Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
   }
   void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }
-  void RmsNorm(const kernels::RmsNormArgs& args) override { Launch("rms_norm", LaunchRmsNorm, args); }
-  void Linear(const kernels::LinearArgs& args) override { Launch("linear", LaunchLinear, args); }
-  void SiluMul(const kernels::SiluMulArgs& args) override { Launch("silu_mul", LaunchSiluMul, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { Launch("rope_table", LaunchRopeTable, args); }
-  void Rope(const kernels::RopeArgs& args) override { Launch("rope", LaunchRope, args); }
-  void KvAppend(const kernels::KvAppendArgs& args) override { Launch("kv_append", LaunchKvAppend, args); }
+  void AttentionInput(const kernels::AttentionInputArgs& args) override;
+  void AttentionOutput(const kernels::AddLinearArgs& args) override {
+    Linear(args.x, args.weight, args.hidden, args.num_rows, true);
+  }
+  void FeedForward(const kernels::FeedForwardArgs& args) override;
+  void Logits(const kernels::LogitsArgs& args) override;
   void FillKeyBounds(const kernels::FillKeyBoundsArgs&) override { RefuseSelection(); }
   void SelectBlocks(const kernels::SelectBlocksArgs&) override { RefuseSelection(); }
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override {
@@ -225,6 +228,21 @@ class DeviceCudaBackend final : public Backend {
   }
 
  private:
+  void Norm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t width, void* out) {
+    const kernels::RmsNormArgs args = {.x = x,
+                                       .weight = weight,
+                                       .out = static_cast<float*>(out),
+                                       .num_rows = num_rows,
+                                       .width = width,
+                                       .epsilon = epsilon};
+    Launch("rms_norm", LaunchRmsNorm, args);
+  }
+  void Linear(const void* x, const kernels::WeightView& weight, float* y, int64_t num_rows, bool accumulate = false) {
+    const kernels::LinearArgs args = {
+        .x = static_cast<const float*>(x), .weight = weight, .y = y, .num_rows = num_rows, .accumulate = accumulate};
+    Launch("linear", LaunchLinear, args);
+  }
+
   // The first error of any call stands: a kernel's fault shows in whatever is called next.
   void Check(const char* what, cudaError_t error) {
     if (error != cudaSuccess && fault_.ok()) fault_ = DeviceFault(what, error);
@@ -248,6 +266,52 @@ class DeviceCudaBackend final : public Backend {
   uint64_t submitted_ = 0;
   absl::Status fault_;  // sticky
 };
+
+void DeviceCudaBackend::AttentionInput(const kernels::AttentionInputArgs& args) {
+  const int64_t rows = args.num_rows;
+  auto* const q = static_cast<float*>(args.q);
+  auto* const k = static_cast<float*>(args.projected);
+  float* const v = k + rows * args.key.rows;
+  Norm(args.hidden, args.norm_weight, args.epsilon, rows, args.query.columns, args.normed);
+  Linear(args.normed, args.query, q, rows);
+  Linear(args.normed, args.key, k, rows);
+  Linear(args.normed, args.value, v, rows);
+  for (const auto& [x, num_heads] : {std::pair(q, args.num_heads), std::pair(k, args.cache.num_kv_heads)}) {
+    const kernels::RopeArgs rope = {.x = x,
+                                    .cos_sin = args.cos_sin,
+                                    .num_rows = rows,
+                                    .num_heads = num_heads,
+                                    .head_dim = args.cache.head_dim,
+                                    .rope_dim = args.rope_dim};
+    Launch("rope", LaunchRope, rope);
+  }
+  const kernels::KvAppendArgs append = {.k = k, .v = v, .slots = args.slots, .cache = args.cache, .num_rows = rows};
+  Launch("kv_append", LaunchKvAppend, append);
+}
+
+void DeviceCudaBackend::FeedForward(const kernels::FeedForwardArgs& args) {
+  const int64_t rows = args.num_rows, inner_width = args.gate.rows;
+  auto* const gate = static_cast<float*>(args.inner);
+  float* const up = gate + rows * inner_width;
+  Norm(args.hidden, args.norm_weight, args.epsilon, rows, args.gate.columns, args.normed);
+  Linear(args.normed, args.gate, gate, rows);
+  Linear(args.normed, args.up, up, rows);
+  const kernels::SiluMulArgs silu = {.gate = gate, .up = up, .num_rows = rows, .width = inner_width};
+  Launch("silu_mul", LaunchSiluMul, silu);
+  Linear(gate, args.down, args.hidden, rows, true);
+}
+
+void DeviceCudaBackend::Logits(const kernels::LogitsArgs& args) {
+  const kernels::RmsNormArgs norm = {.x = args.hidden,
+                                     .weight = args.norm_weight,
+                                     .out = static_cast<float*>(args.normed),
+                                     .num_rows = args.num_rows,
+                                     .width = args.weight.columns,
+                                     .epsilon = args.epsilon,
+                                     .rows = args.rows};
+  Launch("rms_norm", LaunchRmsNorm, norm);
+  Linear(args.normed, args.weight, args.logits, args.num_rows);
+}
 
 absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size_bytes, MemoryKind kind) {
   FARSPAN_CHECK(size_bytes >= 0, "size_bytes=", size_bytes);

@@ -56,14 +56,16 @@ struct EmbedArgs {
   int64_t num_rows;
 };
 
-// out[r][i] = x[r][i] / sqrt(mean(x[r]^2) + epsilon) * weight[i]; out may be x.
+// out[r][i] = x'[r][i] / sqrt(mean(x'[r]^2) + epsilon) * weight[i], x' being x, or those of its rows that `rows` names;
+// out may be x where it is all of them.
 struct RmsNormArgs {
-  const float* x;       // [num_rows][width]
+  const float* x;       // [num_rows][width], [...][width] with `rows`
   const float* weight;  // [width]
   float* out;           // [num_rows][width]
   int64_t num_rows;
   int64_t width;
   float epsilon;
+  const int64_t* rows = nullptr;  // [num_rows]
 };
 
 // y[r][n] = sum over k of x[r][k] * weight[n][k], plus y's old value when `accumulate`.
@@ -131,6 +133,59 @@ struct KvAppendArgs {
   const float* v;       // [num_rows][num_kv_heads][head_dim]
   const KvSlot* slots;  // [num_rows], distinct
   KvLayerView cache;
+  int64_t num_rows;
+};
+
+// What attention in a layer starts from, with n = rms_norm(hidden): q = rope(query n); the rows' slots of the cache get
+// rope(key n) and value n. Matrices that lie in memory one behind the other may be multiplied as one.
+struct AttentionInputArgs {
+  const float* hidden;       // [num_rows][width]
+  const float* norm_weight;  // [width]
+  float epsilon;
+  WeightView query;      // [num_heads * head_dim][width]
+  WeightView key;        // [num_kv_heads * head_dim][width]
+  WeightView value;      // as key
+  const float* cos_sin;  // [num_rows][rope_dim / 2][2]
+  const KvSlot* slots;   // [num_rows], distinct
+  KvLayerView cache;
+  void* q;          // [num_rows][num_heads][head_dim]
+  void* normed;     // [num_rows][width], overwritten
+  void* projected;  // [num_rows][(num_heads + 2 num_kv_heads) * head_dim], overwritten
+  int64_t num_rows;
+  int64_t num_heads;
+  int64_t rope_dim;
+};
+
+// hidden += weight x
+struct AddLinearArgs {
+  const void* x;      // [num_rows][weight.columns]
+  WeightView weight;  // [width][...]
+  float* hidden;      // [num_rows][width]
+  int64_t num_rows;
+};
+
+// hidden += down (silu(gate n) * up n), with n = rms_norm(hidden)
+struct FeedForwardArgs {
+  float* hidden;             // [num_rows][width]
+  const float* norm_weight;  // [width]
+  float epsilon;
+  WeightView gate;  // [feed_forward_width][width]
+  WeightView up;    // as gate
+  WeightView down;  // [width][feed_forward_width]
+  void* normed;     // [num_rows][width], overwritten
+  void* inner;      // [num_rows][2 * feed_forward_width], overwritten
+  int64_t num_rows;
+};
+
+// logits[i] = weight rms_norm(hidden[rows[i]])
+struct LogitsArgs {
+  const float* hidden;       // [...][width]
+  const int64_t* rows;       // [num_rows], ascending
+  const float* norm_weight;  // [width]
+  float epsilon;
+  WeightView weight;  // [vocab][width]
+  void* normed;       // [num_rows][width], overwritten
+  float* logits;      // [num_rows][vocab]
   int64_t num_rows;
 };
 

@@ -66,6 +66,7 @@ void BlockSelection::Choose(const Layer& layer, const KvCache& kv) {
         {.cache = cache, .bounds = bounds, .runs = staged_runs_, .num_runs = static_cast<int64_t>(stale_runs_.size())});
   }
   backend_->SelectBlocks({.q = layer.q,
+                          .activation = backend_->activation(),
                           .cache = cache,
                           .bounds = bounds,
                           .entries = static_cast<kernels::KvEntry*>(entries_->data()),

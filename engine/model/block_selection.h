@@ -31,7 +31,7 @@ class BlockSelection {
 
   struct Layer {
     int64_t layer = 0;
-    const float* q = nullptr;  // [rows of the batch][num_heads][head_dim], rotated
+    const void* q = nullptr;  // [rows of the batch][num_heads][head_dim], rotated
     int64_t num_heads = 0;
   };
   // Enqueues the layer's choice, after its keys are appended. Nothing to do in a batch without selector rows.

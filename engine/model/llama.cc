@@ -48,50 +48,43 @@ Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch) {
           .num_prefill_tiles = static_cast<int64_t>(batch.prefill_tiles.size())};
 }
 
-void Llama::Norm(const float* x, const float* weight, int64_t num_rows, float* out) {
-  backend_->RmsNorm({.x = x,
-                     .weight = weight,
-                     .out = out,
-                     .num_rows = num_rows,
-                     .width = config_.width,
-                     .epsilon = config_.rms_epsilon});
-}
-
-// Queries, keys and values of the rows, rotated.
-void Llama::Project(const LlamaLayer& layer, int64_t num_rows) {
+void Llama::Project(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
+  const LlamaLayer& weights = weights_.layers[static_cast<size_t>(layer)];
   const LlamaActivations& a = activations_;
-  Norm(a.hidden, layer.attention_norm, num_rows, a.normed);
-  backend_->Linear({.x = a.normed, .weight = layer.query, .y = a.query, .num_rows = num_rows});
-  backend_->Linear({.x = a.normed, .weight = layer.key, .y = a.key, .num_rows = num_rows});
-  backend_->Linear({.x = a.normed, .weight = layer.value, .y = a.value, .num_rows = num_rows});
-  for (const auto& [x, num_heads] : {std::pair(a.query, config_.num_heads), std::pair(a.key, config_.num_kv_heads)}) {
-    backend_->Rope({.x = x,
-                    .cos_sin = a.cos_sin,
-                    .num_rows = num_rows,
-                    .num_heads = num_heads,
-                    .head_dim = config_.head_dim,
-                    .rope_dim = config_.rope_dim});
-  }
+  backend_->AttentionInput({.hidden = a.hidden,
+                            .norm_weight = weights.attention_norm,
+                            .epsilon = config_.rms_epsilon,
+                            .query = weights.query,
+                            .key = weights.key,
+                            .value = weights.value,
+                            .cos_sin = a.cos_sin,
+                            .slots = batch.kv_slots,
+                            .cache = kv.layer(layer),
+                            .q = a.query,
+                            .normed = a.normed,
+                            .projected = a.projected,
+                            .num_rows = batch.num_rows,
+                            .num_heads = config_.num_heads,
+                            .rope_dim = config_.rope_dim});
 }
 
 void Llama::Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
   const LlamaLayer& weights = weights_.layers[static_cast<size_t>(layer)];
   const LlamaActivations& a = activations_;
-  const kernels::KvLayerView cache = kv.layer(layer);
-  Project(weights, batch.num_rows);
-  backend_->KvAppend({.k = a.key, .v = a.value, .slots = batch.kv_slots, .cache = cache, .num_rows = batch.num_rows});
+  Project(layer, batch, kv);
   selection_.Choose({.layer = layer, .q = a.query, .num_heads = config_.num_heads}, kv);
   const kernels::AttentionCommon common = {
       .q = a.query,
       .out = a.attention,
       .lse = nullptr,
-      .cache = cache,
+      .cache = kv.layer(layer),
       .entries = batch.entries,
       .rope_cos_sin = a.cos_sin,
       .inverse_frequencies = weights_.frequencies,
       .rope_dim = config_.rope_dim,
       .num_heads = config_.num_heads,
-      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)))};
+      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+      .activation = backend_->activation()};
   if (batch.num_decode_rows > 0) {
     backend_->DecodeAttention(
         {.common = common, .rows = batch.decode_rows, .lists = batch.decode_lists, .num_rows = batch.num_decode_rows});
@@ -102,37 +95,26 @@ void Llama::Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
                                 .lists = batch.prefill_lists,
                                 .num_tiles = batch.num_prefill_tiles});
   }
-  backend_->Linear({.x = a.attention,
-                    .weight = weights.attention_output,
-                    .y = a.hidden,
-                    .num_rows = batch.num_rows,
-                    .accumulate = true});
+  backend_->AttentionOutput(
+      {.x = a.attention, .weight = weights.attention_output, .hidden = a.hidden, .num_rows = batch.num_rows});
 }
 
 void Llama::FeedForward(const LlamaLayer& layer, int64_t num_rows) {
-  const LlamaActivations& a = activations_;
-  Norm(a.hidden, layer.feed_forward_norm, num_rows, a.normed);
-  backend_->Linear({.x = a.normed, .weight = layer.gate, .y = a.gate, .num_rows = num_rows});
-  backend_->Linear({.x = a.normed, .weight = layer.up, .y = a.up, .num_rows = num_rows});
-  backend_->SiluMul({.gate = a.gate, .up = a.up, .num_rows = num_rows, .width = config_.feed_forward_width});
-  backend_->Linear({.x = a.gate, .weight = layer.down, .y = a.hidden, .num_rows = num_rows, .accumulate = true});
-}
-
-// One norm a run of consecutive rows: this also gathers them, so that Logits multiplies wanted rows only.
-void Llama::NormLogitRows(std::span<const int64_t> rows) {
-  for (size_t begin = 0; begin < rows.size();) {
-    size_t end = begin + 1;
-    while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
-    Norm(activations_.hidden + rows[begin] * config_.width, weights_.output_norm, static_cast<int64_t>(end - begin),
-         activations_.normed + static_cast<int64_t>(begin) * config_.width);
-    begin = end;
-  }
+  backend_->FeedForward({.hidden = activations_.hidden,
+                         .norm_weight = layer.feed_forward_norm,
+                         .epsilon = config_.rms_epsilon,
+                         .gate = layer.gate,
+                         .up = layer.up,
+                         .down = layer.down,
+                         .normed = activations_.normed,
+                         .inner = activations_.inner,
+                         .num_rows = num_rows});
 }
 
 absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   const int64_t rows = batch.num_rows();
   FARSPAN_CHECK(rows >= 1 && rows <= max_batch_rows_, "rows=", rows, " max=", max_batch_rows_);
-  num_logit_rows_ = 0;
+  logit_rows_.clear();
   FARSPAN_RETURN_IF_ERROR(selection_.Begin(batch, &kv));
   const StagedBatch staged = StageBatch(batch);
   backend_->Embed({.token_ids = backend_->StageArray(std::span<const TokenId>(batch.token_ids)),
@@ -148,23 +130,29 @@ absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
     Attend(i, staged, kv);
     FeedForward(weights_.layers[static_cast<size_t>(i)], rows);
   }
-  NormLogitRows(batch.logit_rows);
   const absl::Status status = backend_->Wait(backend_->Submit());
   if (!status.ok()) {
     selection_.Abandon(&kv);
     return status;
   }
-  num_logit_rows_ = batch.num_logit_rows();
+  logit_rows_ = batch.logit_rows;
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::span<float>> Llama::Logits(int64_t first, int64_t count) {
-  FARSPAN_CHECK(first >= 0 && count >= 0 && count <= kMaxLogitRows && first + count <= num_logit_rows_, "first=", first,
-                " count=", count, " rows=", num_logit_rows_);
+  const auto num_rows = static_cast<int64_t>(logit_rows_.size());
+  FARSPAN_CHECK(first >= 0 && count >= 0 && count <= kMaxLogitRows && first + count <= num_rows, "first=", first,
+                " count=", count, " rows=", num_rows);
   if (count == 0) return std::span<float>();
-  backend_->Linear({.x = activations_.normed + first * config_.width,
+  const auto rows =
+      std::span<const int64_t>(logit_rows_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  backend_->Logits({.hidden = activations_.hidden,
+                    .rows = backend_->StageArray(rows),
+                    .norm_weight = weights_.output_norm,
+                    .epsilon = config_.rms_epsilon,
                     .weight = weights_.output,
-                    .y = activations_.logits,
+                    .normed = activations_.normed,
+                    .logits = activations_.logits,
                     .num_rows = count});
   FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
   logits_.resize(static_cast<size_t>(count * shape_.vocab_size));

@@ -42,18 +42,17 @@ struct LlamaWeights {
   std::vector<std::unique_ptr<Buffer>> buffers;
 };
 
-// Device buffers of one pass, taken once for max_batch_rows; named as in a layer's arithmetic.
+// Device buffers of one pass, taken once for max_batch_rows; named as in a layer's arithmetic. Those without a type
+// hold the backend's activations.
 struct LlamaActivations {
-  float* hidden;     // [rows][width], the residual stream
-  float* normed;     // [rows][width]
-  float* query;      // [rows][num_heads][head_dim]
-  float* key;        // [rows][num_kv_heads][head_dim]
-  float* value;      // as key
-  float* attention;  // as query
-  float* gate;       // [rows][feed_forward_width]
-  float* up;         // as gate
-  float* cos_sin;    // [rows][rope_dim / 2][2]
-  float* logits;     // [kMaxLogitRows][vocab]
+  float* hidden;    // [rows][width], the residual stream
+  void* normed;     // [rows][width]
+  void* query;      // [rows][num_heads][head_dim]
+  void* projected;  // [rows][(num_heads + 2 num_kv_heads) * head_dim]
+  void* attention;  // as query
+  void* inner;      // [rows][2 * feed_forward_width]
+  float* cos_sin;   // [rows][rope_dim / 2][2]
+  float* logits;    // [kMaxLogitRows][vocab]
   std::vector<std::unique_ptr<Buffer>> buffers;
 };
 
@@ -73,11 +72,9 @@ class Llama final : public Model {
   struct StagedBatch;
 
   StagedBatch StageBatch(const ForwardBatch& batch);
-  void Project(const LlamaLayer& layer, int64_t num_rows);
+  void Project(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void FeedForward(const LlamaLayer& layer, int64_t num_rows);
-  void Norm(const float* x, const float* weight, int64_t num_rows, float* out);
-  void NormLogitRows(std::span<const int64_t> rows);
 
   const LlamaConfig config_;
   const ModelShape shape_;
@@ -87,8 +84,8 @@ class Llama final : public Model {
   const int64_t max_batch_rows_;
   Backend* const backend_;
   BlockSelection selection_;
-  int64_t num_logit_rows_ = 0;  // of the last Forward; their normed hidden states lie in activations_.normed
-  std::vector<float> logits_;   // what the last Logits returned
+  std::vector<int64_t> logit_rows_;  // of the last Forward, rows of activations_.hidden
+  std::vector<float> logits_;        // what the last Logits returned
 };
 
 absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend* backend, const ModelOptions& options);

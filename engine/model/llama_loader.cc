@@ -65,14 +65,16 @@ absl::StatusOr<LlamaLayer> LoadLayer(const LlamaConfig& config, int64_t index, W
   const auto name = [index](const char* part) { return absl::StrCat("blk.", index, ".", part, ".weight"); };
   LlamaLayer layer;
   FARSPAN_ASSIGN_OR_RETURN(layer.attention_norm, loader.LoadVector(name("attn_norm"), config.width));
-  FARSPAN_ASSIGN_OR_RETURN(layer.query, loader.LoadMatrix(name("attn_q"), config.query_width(), config.width));
-  FARSPAN_ASSIGN_OR_RETURN(layer.key, loader.LoadMatrix(name("attn_k"), config.kv_width(), config.width));
-  FARSPAN_ASSIGN_OR_RETURN(layer.value, loader.LoadMatrix(name("attn_v"), config.kv_width(), config.width));
+  FARSPAN_RETURN_IF_ERROR(loader.LoadStack({{name("attn_q"), config.query_width(), &layer.query},
+                                            {name("attn_k"), config.kv_width(), &layer.key},
+                                            {name("attn_v"), config.kv_width(), &layer.value}},
+                                           config.width));
   FARSPAN_ASSIGN_OR_RETURN(layer.attention_output,
                            loader.LoadMatrix(name("attn_output"), config.width, config.query_width()));
   FARSPAN_ASSIGN_OR_RETURN(layer.feed_forward_norm, loader.LoadVector(name("ffn_norm"), config.width));
-  FARSPAN_ASSIGN_OR_RETURN(layer.gate, loader.LoadMatrix(name("ffn_gate"), config.feed_forward_width, config.width));
-  FARSPAN_ASSIGN_OR_RETURN(layer.up, loader.LoadMatrix(name("ffn_up"), config.feed_forward_width, config.width));
+  FARSPAN_RETURN_IF_ERROR(loader.LoadStack({{name("ffn_gate"), config.feed_forward_width, &layer.gate},
+                                            {name("ffn_up"), config.feed_forward_width, &layer.up}},
+                                           config.width));
   FARSPAN_ASSIGN_OR_RETURN(layer.down, loader.LoadMatrix(name("ffn_down"), config.width, config.feed_forward_width));
   return layer;
 }
@@ -121,23 +123,24 @@ absl::StatusOr<LlamaWeights> LoadWeights(const LlamaConfig& config, int64_t voca
 absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, int64_t vocab_size, int64_t rows,
                                                      Backend* backend) {
   LlamaActivations activations{};
-  const auto take = [&](int64_t num_floats, float** out) -> absl::Status {
+  const auto take = [&]<typename T>(int64_t count, int64_t element_bytes, T** out) -> absl::Status {
     FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
-                             backend->Allocate(num_floats * int64_t{sizeof(float)}, MemoryKind::kActivations));
-    *out = static_cast<float*>(buffer->data());
+                             backend->Allocate(count * element_bytes, MemoryKind::kActivations));
+    *out = static_cast<T*>(buffer->data());
     activations.buffers.push_back(std::move(buffer));
     return absl::OkStatus();
   };
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, &activations.hidden));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, &activations.normed));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), &activations.query));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.kv_width(), &activations.key));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.kv_width(), &activations.value));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), &activations.attention));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.feed_forward_width, &activations.gate));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.feed_forward_width, &activations.up));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.rope_dim, &activations.cos_sin));
-  FARSPAN_RETURN_IF_ERROR(take(kMaxLogitRows * vocab_size, &activations.logits));
+  constexpr int64_t kFloat = sizeof(float);
+  const int64_t activation = kernels::ActivationBytes(backend->activation());
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, kFloat, &activations.hidden));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, activation, &activations.normed));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), activation, &activations.query));
+  FARSPAN_RETURN_IF_ERROR(
+      take(rows * (config.query_width() + 2 * config.kv_width()), activation, &activations.projected));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), activation, &activations.attention));
+  FARSPAN_RETURN_IF_ERROR(take(rows * 2 * config.feed_forward_width, activation, &activations.inner));
+  FARSPAN_RETURN_IF_ERROR(take(rows * config.rope_dim, kFloat, &activations.cos_sin));
+  FARSPAN_RETURN_IF_ERROR(take(kMaxLogitRows * vocab_size, kFloat, &activations.logits));
   return activations;
 }
 

@@ -127,6 +127,36 @@ absl::StatusOr<kernels::WeightView> WeightLoader::LoadMatrix(std::string_view na
   return kernels::WeightView{.data = device, .type = type, .rows = rows, .columns = columns};
 }
 
+absl::Status WeightLoader::LoadStack(const std::vector<StackPart>& parts, int64_t columns) {
+  std::vector<const GgufTensor*> tensors;
+  int64_t size_bytes = 0;
+  bool one_type = true;
+  for (const StackPart& part : parts) {
+    const int64_t shape[] = {part.rows, columns};
+    FARSPAN_ASSIGN_OR_RETURN(tensors.emplace_back(), Find(part.name, shape));
+    const kernels::WeightType type = ResidentType(tensors.back()->type);
+    size_bytes += part.rows * kernels::WeightRowBytes(type, columns);
+    one_type = one_type && type == ResidentType(tensors.front()->type);
+  }
+  std::byte* next = nullptr;
+  if (one_type) {
+    FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*tensors.front(), size_bytes));
+    next = static_cast<std::byte*>(device);
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const kernels::WeightType type = ResidentType(tensors[i]->type);
+    const int64_t part_bytes = parts[i].rows * kernels::WeightRowBytes(type, columns);
+    if (!one_type) {
+      FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*tensors[i], part_bytes));
+      next = static_cast<std::byte*>(device);
+    }
+    FARSPAN_RETURN_IF_ERROR(UploadRows(*tensors[i], type, next));
+    *parts[i].view = {.data = next, .type = type, .rows = parts[i].rows, .columns = columns};
+    next += part_bytes;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<float>> WeightLoader::ReadVector(std::string_view name, int64_t size) {
   FARSPAN_ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, std::span(&size, 1)));
   std::vector<std::byte> row;

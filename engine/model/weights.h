@@ -28,6 +28,14 @@ class WeightLoader {
   WeightLoader(const GgufFile* file, Backend* backend) : file_(file), backend_(backend) {}
 
   bool Has(std::string_view name) const { return file_->FindTensor(name) != nullptr; }
+  // One of several matrices that share their input.
+  struct StackPart {
+    std::string name;
+    int64_t rows = 0;
+    kernels::WeightView* view = nullptr;  // out
+  };
+  // Loads each as LoadMatrix does, one behind the other in memory where their types are equal.
+  absl::Status LoadStack(const std::vector<StackPart>& parts, int64_t columns);
   absl::StatusOr<kernels::WeightView> LoadMatrix(std::string_view name, int64_t rows, int64_t columns);
   absl::StatusOr<const float*> LoadVector(std::string_view name, int64_t size);        // in device memory
   absl::StatusOr<std::vector<float>> ReadVector(std::string_view name, int64_t size);  // on the host

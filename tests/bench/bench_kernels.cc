@@ -76,10 +76,10 @@ void BenchLinear(benchmark::State& state, WeightType type) {
   std::vector<float> y(static_cast<size_t>(num_rows * outputs));
   int64_t copy = 0;
   for (auto _ : state) {
-    backend->Linear({.x = x.data(),
-                     .weight = {bytes + copy * matrix_bytes, type, outputs, columns},
-                     .y = y.data(),
-                     .num_rows = num_rows});
+    backend->AttentionOutput({.x = x.data(),
+                              .weight = {bytes + copy * matrix_bytes, type, outputs, columns},
+                              .hidden = y.data(),
+                              .num_rows = num_rows});
     copy = (copy + 1) % num_copies;
   }
   SetRates(state, static_cast<double>(matrix_bytes),

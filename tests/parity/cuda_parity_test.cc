@@ -6,6 +6,7 @@
 
 #include "engine/backend/cpu_backend.h"
 #include "engine/backend/cuda_backend.h"
+#include "engine/kernels/cpu/number_formats.h"
 #include "tests/engine/kernels/attention_scene.h"
 #include "tests/parity/device_arrays.h"
 
@@ -49,123 +50,156 @@ class CudaParityTest : public ::testing::Test {
     }
   }
 
+  // Of sums of values of about one, against float32 on the CPU.
+  double tolerance() const { return backends_[1]->activation() == kernels::Activation::kF32 ? 1e-4 : 5e-2; }
+
+  std::vector<kernels::KvSlot> RandomSlots(int64_t num_rows, const kernels::KvLayerView& cache) {
+    std::vector<int64_t> places;
+    for (int64_t i = 0; i < cache.num_pages * cache.page_tokens; ++i) places.push_back(i);
+    random_.Shuffle(&places);
+    std::vector<kernels::KvSlot> slots;
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const int64_t place = places[static_cast<size_t>(row)];
+      slots.push_back(
+          {static_cast<int32_t>(place / cache.page_tokens), static_cast<int32_t>(place % cache.page_tokens)});
+    }
+    return slots;
+  }
+
   static std::vector<float> Poison(int64_t size) { return std::vector<float>(static_cast<size_t>(size), kNan); }
 
   std::vector<std::unique_ptr<Backend>> backends_;
   Random random_;
 };
 
-TEST_F(CudaParityTest, LinearAndEmbedForEveryWeightType) {
+TEST_F(CudaParityTest, EmbedForEveryWeightType) {
   for (const WeightType type : kAllTypes) {
     for (int trial = 0; trial < kTrials; ++trial) {
-      const bool quantised = type != WeightType::kF32 && type != WeightType::kBf16;
-      const int64_t columns = quantised ? 32 * random_.Integer(1, 30) : random_.Integer(1, 700);
-      const int64_t outputs = random_.Integer(1, 200), rows = random_.Integer(1, 40);
-      const kernels::RandomWeight weight = kernels::MakeWeight(type, outputs, columns, &random_);
-      const std::vector<float> x = random_.Reals(rows * columns, -2, 2), old_y = random_.Reals(rows * outputs, -1, 1);
-      const bool accumulate = random_.OneIn(2);
-      SCOPED_TRACE(testing::Message() << "type " << static_cast<int>(type) << " " << rows << " x " << outputs << " x "
-                                      << columns);
+      const int64_t columns = 32 * random_.Integer(1, 30), vocab = random_.Integer(1, 200),
+                    rows = random_.Integer(1, 40);
+      const kernels::RandomWeight weight = kernels::MakeWeight(type, vocab, columns, &random_);
       std::vector<int32_t> tokens;
-      for (int64_t row = 0; row < rows; ++row) tokens.push_back(static_cast<int32_t>(random_.Integer(0, outputs - 1)));
-      const auto on_device = [&](DeviceArrays& arrays) {
-        kernels::WeightView view = weight.view;
-        view.data = arrays.Put(weight.bytes);
-        return view;
-      };
-      ExpectEqualWithin(3e-5, [&](Backend& backend, DeviceArrays& arrays) {
-        auto* y = const_cast<float*>(arrays.Put(accumulate ? old_y : Poison(rows * outputs)));
-        backend.Linear(
-            {.x = arrays.Put(x), .weight = on_device(arrays), .y = y, .num_rows = rows, .accumulate = accumulate});
-        return arrays.Get(y, old_y.size());
-      });
+      for (int64_t row = 0; row < rows; ++row) tokens.push_back(static_cast<int32_t>(random_.Integer(0, vocab - 1)));
       ExpectEqualWithin(1e-7, [&](Backend& backend, DeviceArrays& arrays) {
         auto* out = const_cast<float*>(arrays.Put(Poison(rows * columns)));
-        backend.Embed({.token_ids = arrays.Put(tokens), .table = on_device(arrays), .out = out, .num_rows = rows});
-        return arrays.Get(out, x.size());
+        backend.Embed({.token_ids = arrays.Put(tokens), .table = arrays.Put(weight), .out = out, .num_rows = rows});
+        return arrays.Get(out, static_cast<size_t>(rows * columns));
       });
       if (HasFatalFailure()) return;
     }
   }
 }
 
-TEST_F(CudaParityTest, ElementwiseOps) {
-  for (int trial = 0; trial < kTrials; ++trial) {
-    const int64_t rows = random_.Integer(1, 20), heads = random_.Integer(1, 6), head_dim = 8 * random_.Integer(1, 32);
-    const int64_t width = heads * head_dim, rope_dim = 2 * random_.Integer(1, head_dim / 2);
-    const std::vector<float> x = random_.Reals(rows * width, -3, 3), up = random_.Reals(rows * width, -3, 3);
-    const std::vector<float> weight = random_.Reals(width, -1, 1);
-    std::vector<int64_t> positions;
-    for (int64_t row = 0; row < rows; ++row) positions.push_back(random_.Integer(0, 100000));
-    std::vector<double> frequencies;
-    for (int64_t i = 0; i < rope_dim / 2; ++i)
-      frequencies.push_back(std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(rope_dim)));
-    const auto changed = [](DeviceArrays& arrays, const std::vector<float>& values) {
-      return const_cast<float*>(arrays.Put(values));
-    };
-    ExpectEqualWithin(2e-6, [&](Backend& backend, DeviceArrays& arrays) {
-      float* out = changed(arrays, Poison(rows * width));
-      backend.RmsNorm({.x = arrays.Put(x),
-                       .weight = arrays.Put(weight),
-                       .out = out,
-                       .num_rows = rows,
-                       .width = width,
-                       .epsilon = 1e-5f});
-      return arrays.Get(out, x.size());
-    });
-    ExpectEqualWithin(2e-6, [&](Backend& backend, DeviceArrays& arrays) {
-      float* gate = changed(arrays, x);
-      backend.SiluMul({.gate = gate, .up = arrays.Put(up), .num_rows = rows, .width = width});
-      return arrays.Get(gate, x.size());
-    });
-    ExpectEqualWithin(2e-6, [&](Backend& backend, DeviceArrays& arrays) {
-      float* cos_sin = changed(arrays, Poison(rows * rope_dim));
-      float* rotated = changed(arrays, x);
-      backend.RopeTable({.positions = arrays.Put(positions),
-                         .inverse_frequencies = arrays.Put(frequencies),
-                         .cos_sin = cos_sin,
-                         .num_rows = rows,
-                         .rope_dim = rope_dim});
-      backend.Rope({.x = rotated,
-                    .cos_sin = cos_sin,
-                    .num_rows = rows,
-                    .num_heads = heads,
-                    .head_dim = head_dim,
-                    .rope_dim = rope_dim});
-      return arrays.Get(rotated, x.size());
+// The shape of a network's layer.
+struct LayerShape {
+  int64_t num_kv_heads, group, head_dim, inner_width;
+  int64_t width() const { return num_kv_heads * group * head_dim; }
+  int64_t kv_width() const { return num_kv_heads * head_dim; }
+};
+
+TEST_F(CudaParityTest, AttentionInputRotatesAndAppends) {
+  for (int trial = 0; trial < 2 * kTrials; ++trial) {
+    const LayerShape shape = {random_.Integer(1, 4), random_.Integer(1, 4), 32 * random_.Integer(1, 4), 0};
+    const int64_t rows = random_.OneIn(2) ? random_.Integer(1, 15) : random_.Integer(16, 80);
+    const int64_t rope_dim = random_.OneIn(2) ? shape.head_dim : 16, num_heads = shape.num_kv_heads * shape.group;
+    const WeightType type = kAllTypes[static_cast<size_t>(random_.Integer(0, 4))];
+    const auto matrix = [&](int64_t outputs) { return kernels::MakeWeight(type, outputs, shape.width(), &random_); };
+    const kernels::RandomWeight query = matrix(shape.width()), key = matrix(shape.kv_width()),
+                                value = matrix(shape.kv_width());
+    const std::vector<float> hidden = random_.Reals(rows * shape.width(), -3, 3);
+    const std::vector<float> norm = random_.Reals(shape.width(), 0, 0.1f);
+    const std::vector<float> cos_sin = random_.Reals(rows * rope_dim, -1, 1);
+    kernels::KvLayerView cache = {.element = kernels::KvElement::kBf16,
+                                  .num_pages = 6,
+                                  .num_kv_heads = shape.num_kv_heads,
+                                  .page_tokens = 16,
+                                  .head_dim = shape.head_dim};
+    const std::vector<kernels::KvSlot> slots = RandomSlots(rows, cache);
+    ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
+      const auto cache_size = static_cast<size_t>(cache.num_pages * cache.page_elements());
+      kernels::KvLayerView mine = cache;
+      mine.data = const_cast<uint16_t*>(arrays.Put(std::vector<uint16_t>(cache_size, 0)));
+      void* const q = arrays.PutActivations(Poison(rows * shape.width()));
+      backend.AttentionInput({.hidden = arrays.Put(hidden),
+                              .norm_weight = arrays.Put(norm),
+                              .epsilon = 1e-5f,
+                              .query = arrays.Put(query),
+                              .key = arrays.Put(key),
+                              .value = arrays.Put(value),
+                              .cos_sin = arrays.Put(cos_sin),
+                              .slots = arrays.Put(slots),
+                              .cache = mine,
+                              .q = q,
+                              .normed = arrays.PutActivations(Poison(rows * shape.width())),
+                              .projected = arrays.PutActivations(Poison(rows * (shape.width() + 2 * shape.kv_width()))),
+                              .num_rows = rows,
+                              .num_heads = num_heads,
+                              .rope_dim = rope_dim});
+      std::vector<float> results = arrays.GetActivations(q, static_cast<size_t>(rows * shape.width()));
+      for (const uint16_t bits : arrays.Get(static_cast<const uint16_t*>(mine.data), cache_size)) {
+        results.push_back(kernels::Bf16ToFloat(bits));
+      }
+      return results;
     });
     if (HasFatalFailure()) return;
   }
 }
 
-TEST_F(CudaParityTest, KvAppendWritesTheSameBits) {
-  for (const kernels::KvElement element : {kernels::KvElement::kBf16, kernels::KvElement::kF32}) {
-    for (int trial = 0; trial < kTrials; ++trial) {
-      kernels::KvLayerView cache = {.element = element,
-                                    .num_pages = 5,
-                                    .num_kv_heads = random_.Integer(1, 3),
-                                    .page_tokens = 16,
-                                    .head_dim = 8 * random_.Integer(1, 16)};
-      const int64_t rows = random_.Integer(1, 60), row_size = cache.num_kv_heads * cache.head_dim;
-      std::vector<int32_t> places(80);
-      for (int32_t i = 0; i < 80; ++i) places[static_cast<size_t>(i)] = i;
-      random_.Shuffle(&places);
-      std::vector<kernels::KvSlot> slots;
-      for (int64_t row = 0; row < rows; ++row) {
-        slots.push_back({places[static_cast<size_t>(row)] / 16, places[static_cast<size_t>(row)] % 16});
-      }
-      const std::vector<float> k = random_.Reals(rows * row_size, -9, 9), v = random_.Reals(rows * row_size, -9, 9);
-      const auto size = static_cast<size_t>(cache.num_pages * cache.page_elements() * cache.element_bytes());
-      std::vector<std::vector<uint8_t>> results;
-      for (const auto& backend : backends_) {
-        DeviceArrays arrays(backend.get());
-        kernels::KvLayerView mine = cache;
-        mine.data = const_cast<uint8_t*>(arrays.Put(std::vector<uint8_t>(size, 0xff)));
-        backend->KvAppend(
-            {.k = arrays.Put(k), .v = arrays.Put(v), .slots = arrays.Put(slots), .cache = mine, .num_rows = rows});
-        results.push_back(arrays.Get(static_cast<const uint8_t*>(mine.data), size));
-      }
-      ASSERT_EQ(results[0], results[1]);
+TEST_F(CudaParityTest, FeedForwardAndAttentionOutputAddToTheResidualStream) {
+  for (int trial = 0; trial < 2 * kTrials; ++trial) {
+    const int64_t width = 32 * random_.Integer(1, 20), inner = 32 * random_.Integer(1, 20);
+    const int64_t rows = random_.OneIn(2) ? random_.Integer(1, 15) : random_.Integer(16, 80);
+    const WeightType type = kAllTypes[static_cast<size_t>(random_.Integer(0, 4))];
+    const kernels::RandomWeight gate = kernels::MakeWeight(type, inner, width, &random_),
+                                up = kernels::MakeWeight(type, inner, width, &random_),
+                                down = kernels::MakeWeight(type, width, inner, &random_);
+    const std::vector<float> hidden = random_.Reals(rows * width, -3, 3), x = random_.Reals(rows * inner, -0.1f, 0.1f);
+    const std::vector<float> norm = random_.Reals(width, 0, 0.05f);
+    ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
+      auto* const stream = const_cast<float*>(arrays.Put(hidden));
+      backend.FeedForward({.hidden = stream,
+                           .norm_weight = arrays.Put(norm),
+                           .epsilon = 1e-5f,
+                           .gate = arrays.Put(gate),
+                           .up = arrays.Put(up),
+                           .down = arrays.Put(down),
+                           .normed = arrays.PutActivations(Poison(rows * width)),
+                           .inner = arrays.PutActivations(Poison(rows * 2 * inner)),
+                           .num_rows = rows});
+      return arrays.Get(stream, hidden.size());
+    });
+    ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
+      auto* const stream = const_cast<float*>(arrays.Put(hidden));
+      backend.AttentionOutput(
+          {.x = arrays.PutActivations(x), .weight = arrays.Put(down), .hidden = stream, .num_rows = rows});
+      return arrays.Get(stream, hidden.size());
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_F(CudaParityTest, LogitsOfChosenRows) {
+  for (const WeightType type : kAllTypes) {
+    for (int trial = 0; trial < 5; ++trial) {
+      const int64_t width = 32 * random_.Integer(1, 20), vocab = random_.Integer(1, 300);
+      const kernels::RandomWeight weight = kernels::MakeWeight(type, vocab, width, &random_);
+      const std::vector<float> hidden = random_.Reals(70 * width, -3, 3), norm = random_.Reals(width, 0, 0.1f);
+      std::vector<int64_t> rows;
+      for (int64_t row = random_.Integer(0, 3); row < 70; row += random_.Integer(1, 20)) rows.push_back(row);
+      const auto num_rows = static_cast<int64_t>(rows.size());
+      ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
+        auto* const logits = const_cast<float*>(arrays.Put(Poison(num_rows * vocab)));
+        backend.Logits({.hidden = arrays.Put(hidden),
+                        .rows = arrays.Put(rows),
+                        .norm_weight = arrays.Put(norm),
+                        .epsilon = 1e-5f,
+                        .weight = arrays.Put(weight),
+                        .normed = arrays.PutActivations(Poison(num_rows * width)),
+                        .logits = logits,
+                        .num_rows = num_rows});
+        return arrays.Get(logits, static_cast<size_t>(num_rows * vocab));
+      });
+      if (HasFatalFailure()) return;
     }
   }
 }
@@ -179,8 +213,9 @@ kernels::AttentionCommon ToDevice(const AttentionScene& scene, const std::vector
   const int64_t context = scene.shape().context_tokens;
   kernels::AttentionCommon common = scene.Common(entries, nullptr, nullptr);
   const int64_t num_out = context * common.num_heads * common.cache.head_dim;
-  common.q = arrays.PutBytes(bytes(common.q_f32(), num_out));
-  common.out = const_cast<float*>(arrays.Put(std::vector<float>(static_cast<size_t>(num_out), kNan)));
+  common.q = arrays.PutActivations({common.q_f32(), common.q_f32() + num_out});
+  common.out = arrays.PutActivations(std::vector<float>(static_cast<size_t>(num_out), kNan));
+  common.activation = arrays.activation();
   common.lse =
       const_cast<float*>(arrays.Put(std::vector<float>(static_cast<size_t>(context * common.num_heads), kNan)));
   const int64_t cache_bytes = common.cache.num_pages * common.cache.page_elements() * common.cache.element_bytes();
@@ -196,7 +231,7 @@ kernels::AttentionCommon ToDevice(const AttentionScene& scene, const std::vector
 // Outputs, then log-sum-exps.
 std::vector<float> Results(const AttentionScene& scene, const kernels::AttentionCommon& common, DeviceArrays& arrays) {
   const auto num_lse = static_cast<size_t>(scene.shape().context_tokens * common.num_heads);
-  std::vector<float> results = arrays.Get(common.out_f32(), num_lse * static_cast<size_t>(common.cache.head_dim));
+  std::vector<float> results = arrays.GetActivations(common.out, num_lse * static_cast<size_t>(common.cache.head_dim));
   const std::vector<float> lse = arrays.Get(common.lse, num_lse);
   results.insert(results.end(), lse.begin(), lse.end());
   return results;
@@ -215,7 +250,7 @@ TEST_F(CudaParityTest, AttentionOnRandomLists) {
     }
     const std::vector<kernels::KvList> decode_lists(rows.size() * static_cast<size_t>(scene.shape().num_kv_heads),
                                                     list);
-    ExpectEqualWithin(3e-5, [&](Backend& backend, DeviceArrays& arrays) {
+    ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
       const kernels::AttentionCommon common = ToDevice(scene, entries, arrays);
       backend.DecodeAttention({.common = common,
                                .rows = arrays.Put(rows),
@@ -226,7 +261,7 @@ TEST_F(CudaParityTest, AttentionOnRandomLists) {
     const std::vector<kernels::PrefillTile> tiles =
         kernels::RandomTiles(random_.Integer(0, context - 1), context, left_window, &random_);
     const std::vector<kernels::KvList> prefill_lists(tiles.size() * static_cast<size_t>(scene.num_heads()), list);
-    ExpectEqualWithin(3e-5, [&](Backend& backend, DeviceArrays& arrays) {
+    ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
       const kernels::AttentionCommon common = ToDevice(scene, entries, arrays);
       backend.PrefillAttention({.common = common,
                                 .tiles = arrays.Put(tiles),

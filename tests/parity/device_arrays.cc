@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
+#include "engine/kernels/cpu/number_formats.h"
 
 namespace farspan {
 
@@ -13,6 +14,28 @@ void* DeviceArrays::PutBytes(std::span<const std::byte> host) {
   FARSPAN_CHECK(backend_->Upload((*buffer)->data(), host).ok());
   buffers_.push_back(*std::move(buffer));
   return buffers_.back()->data();
+}
+
+kernels::WeightView DeviceArrays::Put(const kernels::RandomWeight& weight) {
+  kernels::WeightView view = weight.view;
+  view.data = Put(weight.bytes);
+  return view;
+}
+
+void* DeviceArrays::PutActivations(const std::vector<float>& host) {
+  if (activation() == kernels::Activation::kF32) return PutBytes(std::as_bytes(std::span(host)));
+  std::vector<uint16_t> rounded;
+  for (const float value : host) rounded.push_back(kernels::FloatToBf16(value));
+  return PutBytes(std::as_bytes(std::span(rounded)));
+}
+
+std::vector<float> DeviceArrays::GetActivations(const void* device, size_t size) {
+  if (activation() == kernels::Activation::kF32) return Get(static_cast<const float*>(device), size);
+  std::vector<float> values;
+  for (const uint16_t bits : Get(static_cast<const uint16_t*>(device), size)) {
+    values.push_back(kernels::Bf16ToFloat(bits));
+  }
+  return values;
 }
 
 void DeviceArrays::GetBytes(std::span<std::byte> host, const void* device) {

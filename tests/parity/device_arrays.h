@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/backend/backend.h"
+#include "tests/engine/kernels/kernel_test_support.h"
 
 namespace farspan {
 
@@ -21,6 +22,12 @@ class DeviceArrays {
     return static_cast<const T*>(PutBytes(std::as_bytes(std::span(host))));
   }
   void* PutBytes(std::span<const std::byte> host);
+  kernels::WeightView Put(const kernels::RandomWeight& weight);
+
+  // In the backend's element.
+  kernels::Activation activation() const { return backend_->activation(); }
+  void* PutActivations(const std::vector<float>& host);
+  std::vector<float> GetActivations(const void* device, size_t size);
 
   template <typename T>
   std::vector<T> Get(const T* device, size_t size) {

@@ -25,7 +25,7 @@ __global__ void EmbedKernel(EmbedArgs args) {
 __global__ void RmsNormKernel(RmsNormArgs args) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= args.num_rows) return;
-  const float* x = args.x + row * args.width;
+  const float* x = args.x + (args.rows == nullptr ? row : args.rows[row]) * args.width;
   float squares = 0;
   for (int64_t i = threadIdx.x; i < args.width; i += kWarpThreads) squares = fmaf(x[i], x[i], squares);
   const float mean = WarpSum(squares) / static_cast<float>(args.width);

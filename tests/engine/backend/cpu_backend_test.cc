@@ -100,10 +100,10 @@ std::vector<float> RunSomeOps(CpuIsa isa, int num_threads) {
   std::vector<float> x(kRows * kWidth), weight(kWidth * kWidth), y(kRows * kWidth), out(kRows * kWidth);
   for (float& value : x) value = uniform(engine);
   for (float& value : weight) value = uniform(engine);
-  backend->Linear({.x = x.data(),
-                   .weight = {weight.data(), kernels::WeightType::kF32, kWidth, kWidth},
-                   .y = y.data(),
-                   .num_rows = kRows});
+  backend->AttentionOutput({.x = x.data(),
+                            .weight = {weight.data(), kernels::WeightType::kF32, kWidth, kWidth},
+                            .hidden = y.data(),
+                            .num_rows = kRows});
 
   constexpr int64_t kPages = (kRows + kPageTokens - 1) / kPageTokens;
   std::vector<float> pages(kPages * kKvHeads * 2 * kPageTokens * kHeadDim);

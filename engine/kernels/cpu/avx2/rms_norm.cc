@@ -27,7 +27,7 @@ double SumOfSquares(const float* x, int64_t width) {
 void Run(const RmsNormArgs& args, int64_t task, void*) {
   const RowSpan rows = RowsOfTask(task, args.num_rows, args.width);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = args.x + row * args.width;
+    const float* x = args.x + (args.rows == nullptr ? row : args.rows[row]) * args.width;
     float* out = args.out + row * args.width;
     const double mean = SumOfSquares(x, args.width) / static_cast<double>(args.width);
     const float inverse = static_cast<float>(1.0 / std::sqrt(mean + static_cast<double>(args.epsilon)));

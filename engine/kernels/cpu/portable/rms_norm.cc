@@ -12,7 +12,7 @@ int64_t NumTasks(const RmsNormArgs& args) { return NumRowTasks(args.num_rows, ar
 void Run(const RmsNormArgs& args, int64_t task, void*) {
   const RowSpan rows = RowsOfTask(task, args.num_rows, args.width);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = args.x + row * args.width;
+    const float* x = args.x + (args.rows == nullptr ? row : args.rows[row]) * args.width;
     float* out = args.out + row * args.width;
     double sum_of_squares = 0;
     for (int64_t i = 0; i < args.width; ++i) sum_of_squares += static_cast<double>(x[i]) * x[i];

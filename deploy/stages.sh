@@ -136,6 +136,6 @@ stages_build_jobs() {
 # Lets CMake use ccache where it is installed; a launcher that the caller has chosen stays.
 stages_use_ccache() {
   if [[ -z ${CMAKE_CXX_COMPILER_LAUNCHER:-} ]] && command -v ccache >/dev/null; then
-    export CMAKE_CXX_COMPILER_LAUNCHER=ccache
+    export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
   fi
 }

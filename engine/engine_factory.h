@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/backend/cpu_backend.h"
@@ -14,9 +16,10 @@
 namespace farspan {
 
 struct EngineOptions {
-  CpuBackendOptions backend;
-  int64_t max_context_tokens = 0;  // 0 for the model's
-  int64_t page_tokens = 32;        // 16, 32 or 64
+  std::string device = "cpu";          // or "auto" or "cuda:N"; see OpenDevice
+  CpuBackendOptions cpu;               // where the CPU is taken
+  int64_t max_context_tokens = 0;      // 0 for the model's
+  std::optional<int64_t> page_tokens;  // 16, 32 or 64; the device's default where absent
   KvDtype kv_dtype = KvDtype::kBf16;
   int64_t kv_cache_bytes = 0;  // rounded down to whole pages; 0 for DefaultKvCacheBytes
   EngineConfig engine;
@@ -25,15 +28,13 @@ struct EngineOptions {
 // Room for four full contexts, at most a quarter of `memory_bytes`, at least one full context.
 int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes);
 
-// Memory of this machine, or of its container where that is less.
-int64_t AvailableMemoryBytes();
-
-// Not started. INVALID_ARGUMENT names the option, the key or the tensor that is wrong; RESOURCE_EXHAUSTED says what
-// could not be held. `metrics` outlives the engine. Takes as long as reading the file.
+// Not started. FAILED_PRECONDITION says why the device cannot be used, INVALID_ARGUMENT names the option, the key or
+// the tensor that is wrong; RESOURCE_EXHAUSTED says what could not be held. `metrics` outlives the engine. Takes as
+// long as reading the file.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const EngineOptions& options,
                                                      MetricsSink* metrics);
 
-// As above over the hash model, which reads no file.
+// As above over the hash model, which reads no file and runs on the CPU.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics);
 

@@ -31,7 +31,8 @@ constexpr size_t kMaxShownBytes = 64;
 
 // Variables that the clients, the scripts and the tests read; one environment may serve all.
 bool IsOfOthers(absl::string_view name) {
-  return name == "FARSPAN_SERVER" || name == "FARSPAN_CACHE_DIR" || name == "FARSPAN_TEST_MODEL";
+  return name == "FARSPAN_SERVER" || name == "FARSPAN_CACHE_DIR" || name == "FARSPAN_TEST_MODEL" ||
+         name == "FARSPAN_TEST_DEVICE";
 }
 
 std::string Shown(absl::string_view value) {
@@ -241,6 +242,25 @@ std::string HelpText() {
                   "\nExit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags; 70 internal error or a\n"
                   "port in use; 75 device lost; 78 the model file cannot be served.\n");
   return text;
+}
+
+absl::StatusOr<DeviceChoice> ChooseServedDevice(const ServerConfig& config) {
+  if (!IsHashModelName(config.model_path)) return ChooseDevice(config.device);
+  if (config.device == "auto") return DeviceChoice{.name = "cpu", .reason = "taking the CPU, as the hash model needs"};
+  if (config.device == "cpu") return ChooseDevice("cpu");
+  return absl::InvalidArgumentError(
+      absl::StrCat("device: must be auto or cpu for the hash model, got '", config.device, "'"));
+}
+
+std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line) {
+  std::vector<ConfigValue> values = line.values;
+  for (ConfigValue& value : values) {
+    if (value.name != "device") continue;
+    const absl::StatusOr<DeviceChoice> choice = ChooseServedDevice(line.config);
+    absl::StrAppend(&value.source, ": ", choice.ok() ? choice->reason : std::string(choice.status().message()));
+    if (choice.ok()) value.value = choice->name;
+  }
+  return values;
 }
 
 std::string ConfigText(const std::vector<ConfigValue>& values) {

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "engine/backend/device.h"
 #include "engine/base/model_shape.h"
 #include "farspan/v1/attention.pb.h"
 
@@ -33,8 +35,9 @@ struct ServerConfig {
   std::optional<int64_t> max_num_queued_tokens;           // absent: 8 contexts
   std::optional<int64_t> kv_cache_bytes;                  // absent: 4 contexts, at most a quarter of the memory
   KvDtype kv_cache_dtype = KvDtype::kBf16;
-  int64_t block_size = 32;         // tokens of a KV page
-  std::optional<int64_t> threads;  // absent: physical cores that this process may use
+  std::optional<int64_t> block_size;  // tokens of a KV page; absent: the device's default
+  std::string device = "auto";        // or "cpu" or "cuda:N"
+  std::optional<int64_t> threads;     // absent: physical cores that this process may use
   CpuIsaChoice cpu_isa = CpuIsaChoice::kAuto;
   v1::AttentionSpec attention_policy;
   bool insecure = false;
@@ -90,6 +93,10 @@ CommandLine ParseCommandLine(const std::vector<std::string>& arguments, const En
 Environment ProcessEnvironment();
 
 std::string HelpText();
+// The device of these settings on this machine; fails as ChooseDevice does, and for a GPU under the hash model.
+absl::StatusOr<DeviceChoice> ChooseServedDevice(const ServerConfig& config);
+// The line's values with the device chosen, its reason beside its source.
+std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line);
 // One setting a line: `name = value  # source`.
 std::string ConfigText(const std::vector<ConfigValue>& values);
 

@@ -164,12 +164,25 @@ Flag ModelFlag() {
 }
 
 Flag BlockSizeFlag() {
-  return {"block-size", "TOKENS", "Tokens of a KV page: 16, 32 or 64.",
+  return {"block-size", "TOKENS", "Tokens of a KV page: 16, 32 or 64; 64 on a GPU and 32 on the CPU by default.",
           [](absl::string_view value, ServerConfig* config) {
             if (value != "16" && value != "32" && value != "64") return Rule("must be one of 16, 32, 64");
-            return SetInt(value, {16, 64}, &config->block_size);
+            return SetInt(value, {16, 64}, &config->block_size.emplace());
           },
-          [](const ServerConfig& config) { return absl::StrCat(config.block_size); }};
+          [](const ServerConfig& config) {
+            return config.block_size ? absl::StrCat(*config.block_size) : std::string("auto");
+          }};
+}
+
+Flag DeviceFlag() {
+  return {"device", "DEVICE",
+          "What runs the model: auto, cpu or cuda:N; auto takes cuda:0 where it can be used, else the CPU.",
+          [](absl::string_view value, ServerConfig* config) {
+            if (!IsDeviceText(std::string_view(value.data(), value.size()))) return Rule(kDeviceRule);
+            config->device = std::string(value);
+            return absl::OkStatus();
+          },
+          [](const ServerConfig& config) { return config.device; }};
 }
 
 Flag AttentionPolicyFlag() {
@@ -207,6 +220,7 @@ Flag MaxRequestBytesFlag() {
 
 void AppendModelFlags(std::vector<Flag>* flags) {
   flags->push_back(ModelFlag());
+  flags->push_back(DeviceFlag());
   flags->push_back(StringFlag("served-model-name", "NAME", &ServerConfig::served_model_name,
                               "The name that requests may give; by default the model file's, without extension."));
   flags->push_back(OptionalIntFlag("max-model-len", "TOKENS", &ServerConfig::max_model_len, {1, 1 << 24},

@@ -102,12 +102,15 @@ void LogStart(const Server& server, const ServerConfig& config) {
   const int64_t kv_mib = engine.kv_cache_bytes() >> 20;
   LogLine(LogLevel::kInfo,
           JsonLine("serving")
-              .Add("message",
-                   absl::StrCat("serving ", model.name, " on ", config.host, ":", server.grpc_port(), " (gRPC) and ",
-                                server.http_port(), " (metrics): context ", model.shape.max_context_tokens,
-                                " tokens, KV cache ", kv_mib, " MiB, ", model.num_threads, " threads"))
+              .Add("message", absl::StrCat("serving ", model.name, " on ", config.host, ":", server.grpc_port(),
+                                           " (gRPC) and ", server.http_port(), " (metrics): context ",
+                                           model.shape.max_context_tokens, " tokens, KV cache ", kv_mib, " MiB, ",
+                                           model.device.is_cuda() ? std::string(engine.backend().name())
+                                                                  : absl::StrCat(model.num_threads, " threads")))
               .Add("model", model.name)
               .Add("backend", std::string(engine.backend().name()))
+              .Add("device", model.device.name)
+              .Add("device_reason", model.device.reason)
               .Add("threads", model.num_threads)
               .Add("context_tokens", model.shape.max_context_tokens)
               .Add("weight_bytes", engine.model_info().weight_bytes)

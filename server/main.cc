@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
   if (!line.errors.empty()) return static_cast<int>(farspan::ExitCode::kUsage);
   if (line.action == farspan::CommandAction::kPrintConfig) {
     for (const std::string& warning : line.warnings) std::fprintf(stderr, "farspan-server: %s\n", warning.c_str());
-    std::fputs(farspan::ConfigText(line.values).c_str(), stdout);
+    std::fputs(farspan::ConfigText(farspan::WithDeviceChosen(line)).c_str(), stdout);
     return 0;
   }
   return static_cast<int>(farspan::RunServer(line));

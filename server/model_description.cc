@@ -49,6 +49,8 @@ void DescribeServer(const ServingContext& serving, v1::GetServerInfoResponse* ou
   out->set_api_version("farspan.v1");
   out->set_grpc_version(grpc::Version());
   out->set_backend(std::string(engine.backend().name()));
+  out->set_device(model.device.name);
+  out->set_device_reason(model.device.reason);
   out->set_threads_count(model.num_threads);
   v1::ServedModel& served = *out->mutable_model();
   served.set_name(model.name);

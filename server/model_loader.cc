@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/base/log.h"
 #include "engine/base/status_macros.h"
 #include "engine/engine_factory.h"
 #include "engine/model/gguf_vocabulary.h"
@@ -35,9 +36,10 @@ CpuIsa IsaOf(CpuIsaChoice choice) {
   return choice == CpuIsaChoice::kAvx2 ? CpuIsa::kAvx2 : CpuIsa::kAuto;
 }
 
-EngineOptions OptionsOf(const ServerConfig& config, int64_t context_tokens, int64_t num_threads) {
+EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, int64_t context_tokens) {
   EngineOptions options;
-  options.backend = {.isa = IsaOf(config.cpu_isa), .num_threads = static_cast<int>(num_threads)};
+  options.device = model.device.name;
+  options.cpu = {.isa = IsaOf(config.cpu_isa), .num_threads = static_cast<int>(model.num_threads)};
   options.max_context_tokens = config.max_model_len.value_or(0);
   options.page_tokens = config.block_size;
   options.kv_dtype = config.kv_cache_dtype;
@@ -56,8 +58,8 @@ EngineOptions OptionsOf(const ServerConfig& config, int64_t context_tokens, int6
 // Refusals of an option name it; everything else is about the file.
 ExitCode CodeOf(const absl::Status& status) {
   if (absl::IsInternal(status)) return ExitCode::kInternal;
-  for (const char* option : {kMaxModelLen, "cpu_isa", "threads", "max_context_tokens", "page_tokens", "block_size",
-                             "kv_cache_bytes", "max_num_", "max_batch_rows"}) {
+  for (const char* option : {kMaxModelLen, "device", "cpu_isa", "threads", "max_context_tokens", "page_tokens",
+                             "block_size", "kv_cache_bytes", "max_num_", "max_batch_rows"}) {
     if (absl::StartsWith(status.message(), option)) return ExitCode::kUsage;
   }
   return absl::IsResourceExhausted(status) ? ExitCode::kInternal : ExitCode::kBadModel;
@@ -67,6 +69,8 @@ ExitCode CodeOf(const absl::Status& status) {
 absl::StatusOr<std::unique_ptr<ServedModel>> Begin(const ServerConfig& config, Vocabulary vocabulary) {
   const std::string template_text = std::exchange(vocabulary.chat_template, "");
   auto model = std::make_unique<ServedModel>();
+  FARSPAN_ASSIGN_OR_RETURN(model->device, ChooseServedDevice(config));
+  Log().info("device: {}", model->device.reason);
   FARSPAN_ASSIGN_OR_RETURN(model->tokenizer, CreateBpeTokenizer(std::move(vocabulary)));
   absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Create(template_text, *model->tokenizer);
   if (chat_template.ok()) model->chat_template = *std::move(chat_template);
@@ -86,8 +90,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Finish(const ServerConfig& config, 
     return absl::InvalidArgumentError(
         absl::StrCat(kMaxModelLen, ": must be at most the model's ", declared, " tokens, got ", context));
   }
-  FARSPAN_ASSIGN_OR_RETURN(model->engine,
-                           CreateEngine(source, OptionsOf(config, context, model->num_threads), metrics));
+  FARSPAN_ASSIGN_OR_RETURN(model->engine, CreateEngine(source, OptionsOf(config, *model, context), metrics));
   model->shape = model->engine->shape();
   model->system_fingerprint =
       absl::StrCat("farspan-", kServerVersion, "-", model->engine->model_info().weights_id, "-",
@@ -118,14 +121,19 @@ std::unique_ptr<ServedModel> LoadServedModel(const ServerConfig& config, Metrics
 
 std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const ServedModel& model) {
   const Engine& engine = *model.engine;
-  const std::map<std::string, std::string> resolved = {
+  std::map<std::string, std::string> resolved = {
+      {"device", model.device.name},
+      {"block-size", absl::StrCat(model.shape.page_tokens)},
       {"max-model-len", absl::StrCat(model.shape.max_context_tokens)},
       {"kv-cache-bytes", absl::StrCat(engine.kv_cache_bytes())},
       {"threads", absl::StrCat(model.num_threads)},
-      {"cpu-isa", std::string(engine.backend().name().substr(engine.backend().name().find('/') + 1))},
       {"max-num-queued-tokens", absl::StrCat(engine.config().max_num_queued_tokens)},
       {"max-num-queued-reqs-per-tenant", absl::StrCat(engine.config().max_num_queued_requests_per_tenant)},
       {"served-model-name", model.name}};
+  if (!model.device.is_cuda()) {
+    const std::string_view name = engine.backend().name();
+    resolved["cpu-isa"] = std::string(name.substr(name.find('/') + 1));
+  }
   for (ConfigValue& value : values) {
     const auto place = resolved.find(value.name);
     if (place != resolved.end()) value.value = place->second;

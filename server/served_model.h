@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/attention/registry.h"
+#include "engine/backend/device.h"
 #include "engine/engine.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
@@ -22,6 +23,7 @@ struct ServedModel {
   std::optional<ChatTemplate> chat_template;  // absent: chats are refused
   PolicyRegistry policies;
   v1::AttentionSpec default_attention;
+  DeviceChoice device;
   ModelShape shape;  // max_context_tokens is the limit of prompt and output together
   int64_t num_threads = 1;
   std::unique_ptr<Engine> engine;  // last: it is destroyed first

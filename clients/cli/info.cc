@@ -36,6 +36,7 @@ std::string InfoText(const v1::GetServerInfoResponse& info) {
       {"server", absl::StrCat(Cell(info.server_version()), ", API ", Cell(info.api_version()), ", gRPC ",
                               Cell(info.grpc_version()))},
       {"backend", absl::StrCat(Cell(info.backend()), ", ", info.threads_count(), " threads")},
+      {"device", absl::StrCat(Cell(info.device()), ", ", Cell(info.device_reason()))},
       {"model", ModelText(info.model())},
       {"shape", ShapeText(info.model())},
       {"context", absl::StrCat(info.model().max_context_tokens(), " tokens")},

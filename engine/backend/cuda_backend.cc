@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/cuda_device.h"
 #include "engine/base/check.h"
 #include "engine/base/math.h"
 #include "engine/base/status_macros.h"
@@ -329,42 +330,15 @@ absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size
   return std::make_unique<DeviceBuffer>(data, size_bytes, &held_bytes_[static_cast<size_t>(kind)]);
 }
 
-absl::Status SelectDevice(int ordinal) {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess) {
-    return absl::FailedPreconditionError(absl::StrCat("device cuda:", ordinal, ": ", cudaGetErrorString(error)));
-  }
-  if (ordinal < 0 || ordinal >= count) {
-    return absl::FailedPreconditionError(absl::StrCat("device cuda:", ordinal, ": this machine has ", count));
-  }
-  const cudaError_t selected = cudaSetDevice(ordinal);
-  if (selected == cudaSuccess) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("device cuda:", ordinal, ": ", cudaGetErrorString(selected)));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
-  FARSPAN_RETURN_IF_ERROR(SelectDevice(ordinal));
-  cudaDeviceProp properties{};
-  if (const cudaError_t error = cudaGetDeviceProperties(&properties, ordinal); error != cudaSuccess) {
-    return DeviceFault("properties", error);
-  }
+  FARSPAN_ASSIGN_OR_RETURN(const CudaDeviceInfo info, ProbeCudaDevice(ordinal));
   cudaStream_t stream = nullptr;
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
     return DeviceFault("stream", error);
   }
-  return std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", properties.name), stream);
-}
-
-absl::StatusOr<int64_t> CudaBackend::FreeMemoryBytes(int ordinal) {
-  FARSPAN_RETURN_IF_ERROR(SelectDevice(ordinal));
-  size_t free_bytes = 0, total_bytes = 0;
-  if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
-    return DeviceFault("memory", error);
-  }
-  return static_cast<int64_t>(free_bytes);
+  return std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", info.name), stream);
 }
 
 }  // namespace farspan

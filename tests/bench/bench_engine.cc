@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // farspan-bench-engine: prefill and decode rates of the engine in process, at a given depth, without gRPC.
 //
-//   farspan-bench-engine --model PATH [--threads N] [--cpu-isa auto|portable|avx2] [--kv-cache-dtype bf16|f32]
-//                        [--attention 'window { }']... [--depth N] [--prefill N] [--decode N] [--batch N]
-//                        [--rounds N] [--json]
+//   farspan-bench-engine --model PATH [--device auto|cpu|cuda:N] [--threads N] [--cpu-isa auto|portable|avx2]
+//                        [--kv-cache-dtype bf16|f32] [--attention 'window { }']... [--depth N] [--prefill N]
+//                        [--decode N] [--batch N] [--rounds N] [--json]
 //
 // Prefill is one chunk of at most --prefill tokens that starts at --depth, under the first policy; decode is --batch
 // sequences of one depth together. With several policies each round decodes under one after the other, so that all of
@@ -34,9 +34,8 @@ namespace {
 
 struct Options {
   std::map<std::string, std::string> text = {
-      {"model", ""},  {"threads", "2"},   {"cpu-isa", "auto"}, {"kv-cache-dtype", "bf16"},
-      {"depth", "0"}, {"prefill", "512"}, {"decode", "64"},    {"batch", "1"},
-      {"rounds", "1"}};
+      {"model", ""},  {"device", "auto"}, {"threads", "2"}, {"cpu-isa", "auto"}, {"kv-cache-dtype", "bf16"},
+      {"depth", "0"}, {"prefill", "512"}, {"decode", "64"}, {"batch", "1"},      {"rounds", "1"}};
   std::vector<std::string> attention;
   bool json = false;
 
@@ -108,7 +107,8 @@ std::unique_ptr<Engine> MakeEngine(const Options& options, int64_t chunk, Metric
   auto file = GgufFile::Open(options.text.at("model"));
   if (!file.ok()) Fail(file.status().ToString());
   EngineOptions engine_options;
-  engine_options.backend = {.isa = isa->second, .num_threads = static_cast<int>(options.number("threads"))};
+  engine_options.device = options.text.at("device");
+  engine_options.cpu = {.isa = isa->second, .num_threads = static_cast<int>(options.number("threads"))};
   engine_options.kv_dtype = options.text.at("kv-cache-dtype") == "f32" ? KvDtype::kF32 : KvDtype::kBf16;
   engine_options.engine = {.max_num_seqs = std::min<int64_t>(chunk, 64),
                            .max_num_batched_tokens = chunk,
@@ -177,7 +177,7 @@ void Print(const Options& options, const Engine& engine, int64_t chunk, double p
   std::sort(rates.begin(), rates.end());
   const char* format =
       options.json
-          ? "{\"isa\":\"%s\",\"attention\":\"%s\",\"depth\":%lld,\"prefill_tokens\":%lld,"
+          ? "{\"backend\":\"%s\",\"attention\":\"%s\",\"depth\":%lld,\"prefill_tokens\":%lld,"
             "\"prefill_tokens_per_second\":%.2f,\"batch\":%lld,\"decode_tokens_per_second\":%.2f,"
             "\"decode_smallest\":%.2f,\"decode_largest\":%.2f,\"rounds\":%zu}\n"
           : "%s %s depth %lld: prefill of %lld tokens %.1f/s, decode of batch %lld %.1f tokens/s (%.1f to %.1f, "

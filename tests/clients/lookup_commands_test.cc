@@ -58,6 +58,8 @@ TEST_F(LookupCommandsTest, InfoShowsModelMemoryAndSettings) {
     response->mutable_model()->set_max_context_tokens(8192);
     response->mutable_kv_cache()->set_total_bytes(int64_t{1} << 30);
     response->mutable_default_attention()->mutable_dense();
+    response->set_device("cpu");
+    response->set_device_reason("taking the CPU, as asked");
     v1::ConfigEntry* entry = response->add_config();
     entry->set_name("grpc-port");
     entry->set_value("50051");
@@ -68,6 +70,7 @@ TEST_F(LookupCommandsTest, InfoShowsModelMemoryAndSettings) {
   EXPECT_EQ(result.code, ExitCode::kOk);
   EXPECT_THAT(result.out, HasSubstr("server          0.1.0"));
   EXPECT_THAT(result.out, HasSubstr("model           tiny\\x1b"));
+  EXPECT_THAT(result.out, HasSubstr("device          cpu, taking the CPU, as asked\n"));
   EXPECT_THAT(result.out, HasSubstr("context         8192 tokens"));
   EXPECT_THAT(result.out, HasSubstr("KV cache        1.00 GiB"));
   EXPECT_THAT(result.out, HasSubstr("default policy  dense\n"));

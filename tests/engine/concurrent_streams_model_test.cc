@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "tests/engine/concurrent_streams.h"
+#include "tests/support/test_device.h"
 
 namespace farspan {
 namespace {
@@ -18,7 +19,8 @@ TEST(ConcurrentStreamsModelTest, AnswersEqualThoseOfEachRequestAlone) {
   NullMetricsSink metrics;
   const StreamsResult result = CompareStreamsWithEachAlone(
       [&](EngineOptions options) {
-        options.backend.num_threads = 2;
+        options.device = TestDevice();
+        options.cpu.num_threads = 2;
         auto engine = CreateEngine(*file, options, &metrics);
         EXPECT_TRUE(engine.ok()) << engine.status();
         return *std::move(engine);

@@ -50,6 +50,27 @@ TEST_F(EngineFactoryTest, MoreContextThanTheModelsIsRefused) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at most the model's 4096, got 4097")));
 }
 
+TEST_F(EngineFactoryTest, PagesOfTheCpuHold32TokensWhereNobodySays) {
+  const auto engine = Create({.kv_cache_bytes = 1 << 20});
+  ASSERT_THAT(engine, IsOk());
+  EXPECT_EQ((*engine)->shape().page_tokens, 32);
+}
+
+TEST_F(EngineFactoryTest, DevicesThatAreNoneAreRefused) {
+  EXPECT_THAT(Refusal({.device = "gpu"}), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                   HasSubstr("device: must be auto, cpu or cuda:N, got 'gpu'")));
+}
+
+TEST_F(EngineFactoryTest, TheHashModelRunsOnTheCpu) {
+  const HashModelOptions hash;
+  const auto engine = CreateEngine(hash, {.device = "auto", .kv_cache_bytes = 1 << 20}, &metrics_);
+  ASSERT_THAT(engine, IsOk());
+  EXPECT_THAT((*engine)->backend().name(), HasSubstr("cpu/"));
+  EXPECT_THAT(
+      CreateEngine(hash, {.device = "cuda:0"}, &metrics_).status(),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("must be auto or cpu for the hash model, got 'cuda:0'")));
+}
+
 TEST(DefaultKvCacheBytesTest, IsFourContextsAQuarterOfTheMemoryOrOneContext) {
   const ModelShape shape{
       .num_layers = 1, .num_heads = 1, .num_kv_heads = 1, .head_dim = 8, .max_context_tokens = 100, .page_tokens = 32};

@@ -29,7 +29,7 @@ struct PathCase {
 class EngineLlamaTest : public ::testing::TestWithParam<PathCase> {
  protected:
   std::unique_ptr<Engine> MakeEngine(const EngineConfig& config, int64_t kv_cache_bytes = int64_t{8} << 20) {
-    EngineOptions options{.backend = {.isa = GetParam().isa, .num_threads = 2},
+    EngineOptions options{.cpu = {.isa = GetParam().isa, .num_threads = 2},
                           .page_tokens = 16,
                           .kv_dtype = GetParam().kv_dtype,
                           .kv_cache_bytes = kv_cache_bytes,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_device.h"
 
 namespace farspan {
 
@@ -18,8 +19,8 @@ void GoldenTest::SetUp() {
 }
 
 void GoldenTest::StartEngine(CpuIsa isa, KvDtype kv_dtype) {
-  EngineOptions options;
-  options.backend = {.isa = isa, .num_threads = 2};
+  EngineOptions options{.device = TestDevice()};
+  options.cpu = {.isa = isa, .num_threads = 2};
   options.kv_dtype = kv_dtype;
   auto engine = CreateEngine(*file_, options, &metrics_);
   ASSERT_THAT(engine, IsOk());

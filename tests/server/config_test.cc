@@ -78,6 +78,29 @@ TEST(ConfigTest, TheHashModelsSettingsAreCheckedWithTheFlags) {
   EXPECT_THAT(HelpText(), HasSubstr("step_us=0  microseconds that each step takes"));
 }
 
+TEST(ConfigTest, TheDeviceIsAutoCpuOrANumberedGpu) {
+  EXPECT_EQ(Parse({"m"}).config.device, "auto");
+  for (const char* device : {"auto", "cpu", "cuda:0", "cuda:15"}) {
+    const CommandLine line = Parse({"m", "--device", device});
+    EXPECT_THAT(line.errors, IsEmpty());
+    EXPECT_EQ(line.config.device, device);
+  }
+  for (const char* wrong : {"", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:01", "cuda:1x", "CPU"}) {
+    EXPECT_THAT(Parse({"m", "--device", wrong}).errors,
+                ElementsAre(HasSubstr("--device must be auto, cpu or cuda:N, got")))
+        << wrong;
+  }
+}
+
+TEST(ConfigTest, TheChosenDeviceShowsWithItsReason) {
+  EXPECT_THAT(ConfigText(WithDeviceChosen(Parse({"m", "--device", "cpu"}))),
+              HasSubstr("device = cpu  # flag: taking the CPU, as asked\n"));
+  EXPECT_THAT(ConfigText(WithDeviceChosen(Parse({"hash:"}))),
+              HasSubstr("device = cpu  # default: taking the CPU, as the hash model needs\n"));
+  EXPECT_THAT(ConfigText(WithDeviceChosen(Parse({"hash:", "--device", "cuda:0"}))),
+              HasSubstr("device = cuda:0  # flag: device: must be auto or cpu for the hash model"));
+}
+
 TEST(ConfigTest, OtherAddressesNeedInsecure) {
   EXPECT_THAT(Parse({"m", "--host", "0.0.0.0"}).errors, ElementsAre(HasSubstr("--insecure")));
   EXPECT_THAT(Parse({"m", "--host", "127.evil.example"}).errors, ElementsAre(HasSubstr("--insecure")));

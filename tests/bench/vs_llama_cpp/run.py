@@ -47,14 +47,15 @@ Samples = dict[tuple[str, int], list[Rates]]
 
 def measure_ours(args: argparse.Namespace, depth: int) -> tuple[Rates, str]:
     """One run of farspan-bench-engine: its rates and the instruction set that it chose."""
-    command = [str(args.bench_engine), "--model", str(args.model), "--threads", str(args.threads), "--json"]
+    command = [str(args.bench_engine), "--model", str(args.model), "--json"]
+    command += ["--device", "cpu", "--threads", str(args.threads)]
     command += ["--attention", "dense { }", "--depth", str(depth)]
     command += ["--prefill", str(args.prefill), "--decode", str(args.decode)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
     answer = json.loads(done.stdout)
-    return Rates(answer["prefill_tokens_per_second"], answer["decode_tokens_per_second"]), answer["isa"]
+    return Rates(answer["prefill_tokens_per_second"], answer["decode_tokens_per_second"]), answer["backend"]
 
 
 def measure(args: argparse.Namespace) -> tuple[Samples, str]:

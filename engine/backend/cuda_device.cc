@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/backend/cuda_device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+
+namespace farspan {
+namespace {
+
+std::string VersionText(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
+
+// No driver at all and one too old are the same error to the runtime.
+absl::Status CountDevices(int* count) {
+  int driver_version = 0;
+  if (cudaDriverGetVersion(&driver_version) != cudaSuccess || driver_version == 0) {
+    return absl::FailedPreconditionError("no NVIDIA driver is installed");
+  }
+  const cudaError_t error = cudaGetDeviceCount(count);
+  if (error == cudaErrorInsufficientDriver) {
+    return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver is for CUDA ", VersionText(driver_version),
+                                                      ", this build needs ", VersionText(CUDART_VERSION)));
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && *count == 0)) {
+    return absl::FailedPreconditionError("this machine has no NVIDIA GPU, or none that this process may use");
+  }
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver does not start: ", cudaGetErrorString(error)));
+}
+
+absl::Status Failed(int ordinal, cudaError_t error) {
+  return absl::FailedPreconditionError(absl::StrCat("cuda:", ordinal, " cannot be used: ", cudaGetErrorString(error)));
+}
+
+}  // namespace
+
+absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal) {
+  int count = 0;
+  FARSPAN_RETURN_IF_ERROR(CountDevices(&count));
+  if (ordinal < 0 || ordinal >= count) {
+    return absl::FailedPreconditionError(absl::StrCat("the last GPU of this machine is cuda:", count - 1));
+  }
+  cudaDeviceProp properties{};
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, ordinal); error != cudaSuccess) {
+    return Failed(ordinal, error);
+  }
+  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) return Failed(ordinal, error);
+  size_t free_bytes = 0, total_bytes = 0;
+  if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
+    return Failed(ordinal, error);
+  }
+  return CudaDeviceInfo{.name = properties.name,
+                        .compute_major = properties.major,
+                        .compute_minor = properties.minor,
+                        .free_bytes = static_cast<int64_t>(free_bytes),
+                        .total_bytes = static_cast<int64_t>(total_bytes)};
+}
+
+}  // namespace farspan

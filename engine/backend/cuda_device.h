@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this machine's NVIDIA GPUs are. A build without CUDA has the same functions, and none of the devices.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace farspan {
+
+// Kernels are built for this compute capability and above.
+inline constexpr int kLeastComputeCapabilityMajor = 8;
+
+struct CudaDeviceInfo {
+  std::string name;  // "NVIDIA H200"
+  int compute_major = 0;
+  int compute_minor = 0;
+  int64_t free_bytes = 0;  // of its memory, now
+  int64_t total_bytes = 0;
+};
+
+// Makes the device this thread's, and its context where there is none. FAILED_PRECONDITION says why there is no such
+// device, as a clause: built without CUDA, no driver or one too old, no GPU, none of that number, or a driver's error.
+absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal);
+
+}  // namespace farspan

@@ -335,11 +335,30 @@ struct PrefillTile {
 
 inline constexpr int64_t kPrefillTileQueries = 128;
 
+// A block mask keeps whole blocks of a list: block b is its entries [b * n, (b + 1) * n) with n = MaskBlockEntries(),
+// cut at the list's end. Where the list has one entry a page these are keys [128 b, 128 b + 128).
+inline constexpr int64_t kMaskBlockTokens = 128;
+inline constexpr int64_t kAllBlocks = -1;
+
+constexpr int64_t MaskBlockEntries(int64_t page_tokens) {
+  return page_tokens < kMaskBlockTokens ? kMaskBlockTokens / page_tokens : 1;
+}
+
+// What one query head of one tile reads of its list: kept_blocks[begin .. begin + num_blocks), ascending and distinct,
+// each beginning inside the list. num_blocks = kAllBlocks: the whole list, with kept_blocks unread.
+struct BlockRange {
+  int64_t begin = 0;
+  int64_t num_blocks = kAllBlocks;
+};
+
 struct PrefillAttentionArgs {
   AttentionCommon common;
   const PrefillTile* tiles;  // [num_tiles]
   const KvList* lists;       // [num_tiles][num_heads]
   int64_t num_tiles;
+  // The block mask; null where every list is read whole. The queries' own bounds hold inside kept blocks as elsewhere.
+  const BlockRange* kept_ranges = nullptr;  // [num_tiles][num_heads]
+  const int32_t* kept_blocks = nullptr;
 };
 
 }  // namespace farspan::kernels

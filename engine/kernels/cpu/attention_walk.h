@@ -44,6 +44,20 @@ static inline bool ReadsEntry(const KvEntry& entry, int64_t head_in_group) {
   return (entry.head_mask >> head_in_group & 1u) != 0;
 }
 
+// Calls `body(KvList)` for each part of the list of (tile, head) `index` that is read, in order.
+template <typename Body>
+static inline void ForEachKeptPart(const PrefillAttentionArgs& args, int64_t index, const Body& body) {
+  const KvList list = args.lists[index];
+  const BlockRange range = args.kept_ranges == nullptr ? BlockRange() : args.kept_ranges[index];
+  if (range.num_blocks == kAllBlocks) return body(list);
+  const int64_t block_entries = MaskBlockEntries(args.common.cache.page_tokens);
+  for (int64_t i = range.begin; i < range.begin + range.num_blocks; ++i) {
+    const int64_t first = args.kept_blocks[i] * block_entries;
+    const int64_t left = list.num_entries - first;
+    body(KvList{list.entries_begin + first, left < block_entries ? left : block_entries});
+  }
+}
+
 // cos_sin[i] = {cos, sin} of cap * inverse_frequencies[i], [rope_dim / 2][2].
 static inline void FillCapTable(const AttentionCommon& common, int64_t cap, double* cos_sin) {
   for (int64_t i = 0; i < common.rope_dim / 2; ++i) {

@@ -245,7 +245,7 @@ cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t 
 }
 
 cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream) {
-  if (!Supported(args.common)) return cudaErrorInvalidValue;
+  if (!Supported(args.common) || args.kept_ranges != nullptr) return cudaErrorInvalidValue;
   if (args.num_tiles == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(args.num_tiles), static_cast<unsigned>(args.common.num_heads),
                   static_cast<unsigned>(kPrefillTileQueries / kWarps));

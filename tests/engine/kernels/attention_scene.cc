@@ -242,9 +242,30 @@ AttentionResult RunPrefill(const KernelTable& level, const AttentionScene& scene
   const PrefillAttentionArgs args = {.common = scene.Common(work.entries, result.out.data(), result.lse.data()),
                                      .tiles = work.tiles.data(),
                                      .lists = lists.data(),
-                                     .num_tiles = static_cast<int64_t>(work.tiles.size())};
+                                     .num_tiles = static_cast<int64_t>(work.tiles.size()),
+                                     .kept_ranges = work.kept_ranges.empty() ? nullptr : work.kept_ranges.data(),
+                                     .kept_blocks = work.kept_blocks.data()};
   RunShuffled(level.prefill_attention, args, random);
   return result;
+}
+
+void KeepRandomBlocks(const AttentionScene& scene, AttentionWork* work, Random* random) {
+  const int64_t block_entries = MaskBlockEntries(scene.shape().page_tokens);
+  for (size_t tile = 0; tile < work->tiles.size(); ++tile) {
+    for (int64_t head = 0; head < scene.num_heads(); ++head) {
+      const auto num_entries = work->lists_by_head.empty() ? static_cast<int64_t>(work->entries.size())
+                                                           : work->lists_by_head[Index(head)].num_entries;
+      const int64_t begin = static_cast<int64_t>(work->kept_blocks.size());
+      if (random->OneIn(4)) {
+        work->kept_ranges.push_back({.begin = 1 << 30, .num_blocks = kAllBlocks});
+        continue;
+      }
+      for (int32_t block = 0; block * block_entries < num_entries; ++block) {
+        if (random->OneIn(2)) work->kept_blocks.push_back(block);
+      }
+      work->kept_ranges.push_back({begin, static_cast<int64_t>(work->kept_blocks.size()) - begin});
+    }
+  }
 }
 
 std::vector<PrefillTile> RandomTiles(int64_t begin, int64_t end, int64_t left_window, Random* random) {

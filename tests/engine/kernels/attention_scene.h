@@ -84,6 +84,8 @@ struct AttentionWork {
   std::vector<PrefillTile> tiles;  // prefill
   std::vector<KvEntry> entries;
   std::vector<KvList> lists_by_head;
+  std::vector<BlockRange> kept_ranges;  // prefill: [tiles][num_heads]; empty for no block mask
+  std::vector<int32_t> kept_blocks;
   int64_t left_window = kNoLeftWindow;  // decode
 };
 
@@ -91,6 +93,9 @@ AttentionResult RunDecode(const KernelTable& level, const AttentionScene& scene,
                           Random* random);
 AttentionResult RunPrefill(const KernelTable& level, const AttentionScene& scene, const AttentionWork& work,
                            Random* random);
+
+// Gives the work's tiles a random block mask; about a quarter of the lists are read whole.
+void KeepRandomBlocks(const AttentionScene& scene, AttentionWork* work, Random* random);
 
 // Tiles over the queries [begin, end), cut at random places, none longer than kPrefillTileQueries.
 std::vector<PrefillTile> RandomTiles(int64_t begin, int64_t end, int64_t left_window, Random* random);

@@ -196,6 +196,37 @@ TEST(AttentionTest, HeadsWithTheirOwnListsEqualHeadMasksOverOneList) {
   });
 }
 
+TEST(PrefillAttentionTest, ABlockMaskEqualsListsOfTheKeptBlocks) {
+  ForRandomCases([](const KernelTable& level, Case* c, Random* random) {
+    c->prefill.entries = CutEntries(c->prefill.entries, random);
+    const int64_t num_entries = static_cast<int64_t>(c->prefill.entries.size());
+    const int64_t block_entries = MaskBlockEntries(c->scene.shape().page_tokens);
+    KeepRandomBlocks(c->scene, &c->prefill, random);
+    const AttentionResult masked = RunPrefill(level, c->scene, c->prefill, random);
+    const int64_t row_floats = c->scene.num_heads() * c->scene.shape().head_dim;
+    for (size_t tile = 0; tile < c->prefill.tiles.size(); ++tile) {
+      AttentionWork kept = {.tiles = {c->prefill.tiles[tile]}};
+      for (int64_t head = 0; head < c->scene.num_heads(); ++head) {
+        const int64_t begin = static_cast<int64_t>(kept.entries.size());
+        const BlockRange range = c->prefill.kept_ranges[tile * Index(c->scene.num_heads()) + Index(head)];
+        const int64_t num_blocks = (num_entries + block_entries - 1) / block_entries;
+        for (int64_t i = 0; i < (range.num_blocks == kAllBlocks ? num_blocks : range.num_blocks); ++i) {
+          const int64_t block = range.num_blocks == kAllBlocks ? i : c->prefill.kept_blocks[Index(range.begin + i)];
+          const int64_t end = std::min(num_entries, (block + 1) * block_entries);
+          kept.entries.insert(kept.entries.end(), c->prefill.entries.begin() + block * block_entries,
+                              c->prefill.entries.begin() + end);
+        }
+        kept.lists_by_head.push_back({begin, static_cast<int64_t>(kept.entries.size()) - begin});
+      }
+      const AttentionResult expected = RunPrefill(level, c->scene, kept, random);
+      const int64_t first = kept.tiles[0].row * row_floats, size = kept.tiles[0].num_queries * row_floats;
+      for (int64_t i = first; i < first + size; ++i) {
+        ASSERT_NEAR(masked.out[Index(i)], expected.out[Index(i)], kTolerance);
+      }
+    }
+  });
+}
+
 TEST(AttentionTest, CapsAndWindowsThatCoverTheContextEqualDense) {
   ForRandomCases([](const KernelTable& level, Case* c, Random* random) {
     const int64_t context = c->scene.shape().context_tokens;

@@ -271,9 +271,9 @@ void WalkPages(const KvList& list, Walk* walk) {
   }
 }
 
-// The heads [first_head, end_head) of the group, which read one list.
-void RunHeads(const KvList& list, int64_t first_head, int64_t end_head, Walk* walk) {
-  const AttentionCommon& common = *walk->common;
+// The heads [first_head, end_head) of the group, which read the same entries: those of `list`.
+void RunHeads(const PrefillAttentionArgs& args, int64_t list, int64_t first_head, int64_t end_head, Walk* walk) {
+  const AttentionCommon& common = args.common;
   const int64_t group = Group(common), first_index = walk->kv_head * group;
   walk->num_pairs = 0;
   walk->heads = 0;
@@ -286,11 +286,13 @@ void RunHeads(const KvList& list, int64_t first_head, int64_t end_head, Walk* wa
     }
   }
   for (int64_t i = 0; i < walk->num_pairs * walk->head_dim; ++i) walk->out[i] = 0;
-  if (common.cache.element == KvElement::kBf16) {
-    WalkPages<uint16_t>(list, walk);
-  } else {
-    WalkPages<float>(list, walk);
-  }
+  ForEachKeptPart(args, list, [&](const KvList& part) {
+    if (common.cache.element == KvElement::kBf16) {
+      WalkPages<uint16_t>(part, walk);
+    } else {
+      WalkPages<float>(part, walk);
+    }
+  });
   for (int64_t p = 0; p < walk->num_pairs; ++p) {
     const Pair& pair = walk->pairs[p];
     const int64_t row = walk->row + pair.position - walk->first_position;
@@ -300,8 +302,14 @@ void RunHeads(const KvList& list, int64_t first_head, int64_t end_head, Walk* wa
   }
 }
 
-bool SameList(const KvList& a, const KvList& b) {
-  return a.entries_begin == b.entries_begin && a.num_entries == b.num_entries;
+// Whether lists `a` and `b` name the same entries in the same place, through the same part of the block mask.
+bool SameList(const PrefillAttentionArgs& args, int64_t a, int64_t b) {
+  const KvList &list_a = args.lists[a], &list_b = args.lists[b];
+  if (list_a.entries_begin != list_b.entries_begin || list_a.num_entries != list_b.num_entries) return false;
+  if (args.kept_ranges == nullptr) return true;
+  const BlockRange &range_a = args.kept_ranges[a], &range_b = args.kept_ranges[b];
+  return range_a.num_blocks == range_b.num_blocks &&
+         (range_a.begin == range_b.begin || range_a.num_blocks == kAllBlocks);
 }
 
 int64_t NumTasks(const PrefillAttentionArgs& args) {
@@ -327,11 +335,11 @@ void Run(const PrefillAttentionArgs& args, int64_t task, void* scratch) {
   walk.head_dim = common.cache.head_dim;
   walk.padded_tokens = RoundUpToLanes(common.cache.page_tokens);
   CarveScratch(scratch, &walk);
-  const KvList* lists = args.lists + tile_index * common.num_heads + walk.kv_head * group;
+  const int64_t lists = tile_index * common.num_heads + walk.kv_head * group;
   for (int64_t head = 0; head < group;) {
     int64_t end = head + 1;
-    while (end < group && SameList(lists[head], lists[end])) ++end;
-    RunHeads(lists[head], head, end, &walk);
+    while (end < group && SameList(args, lists + head, lists + end)) ++end;
+    RunHeads(args, lists + head, head, end, &walk);
     head = end;
   }
 }

@@ -33,7 +33,8 @@ void RunPartials(const DecodePass& pass, int64_t task, void* scratch) {
     };
     float* partial = pass.partials + (task * group + head) * DecodePartialFloats(common);
     SoftmaxState state = {.maximum = 0, .denominator = 0, .out = partial};
-    WalkEntries(walk, scratch, &state);
+    ResetState(head_dim, &state);
+    FoldEntries(walk, scratch, &state);
     partial[head_dim] = state.maximum;
     partial[head_dim + 1] = state.denominator;
   }

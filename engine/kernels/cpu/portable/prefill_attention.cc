@@ -15,13 +15,12 @@ void Run(const PrefillAttentionArgs& args, int64_t task, void* scratch) {
   const PrefillTile& tile = args.tiles[task / common.num_heads];
   const int64_t head = task % common.num_heads, head_dim = common.cache.head_dim;
   const int64_t group = common.num_heads / common.cache.num_kv_heads;
-  const KvList list = args.lists[task];
   for (int64_t query = 0; query < tile.num_queries; ++query) {
     const int64_t row = tile.row + query, index = row * common.num_heads + head;
-    const QueryWalk walk = {
+    QueryWalk walk = {
         .common = &common,
-        .entries = common.entries + list.entries_begin,
-        .num_entries = list.num_entries,
+        .entries = nullptr,
+        .num_entries = 0,
         .kv_head = head / group,
         .head_in_group = head % group,
         .row = row,
@@ -30,7 +29,12 @@ void Run(const PrefillAttentionArgs& args, int64_t task, void* scratch) {
         .q = common.q_f32() + index * head_dim,
     };
     SoftmaxState state = {.maximum = 0, .denominator = 0, .out = common.out_f32() + index * head_dim};
-    WalkEntries(walk, scratch, &state);
+    ResetState(head_dim, &state);
+    ForEachKeptPart(args, task, [&](const KvList& part) {
+      walk.entries = common.entries + part.entries_begin;
+      walk.num_entries = part.num_entries;
+      FoldEntries(walk, scratch, &state);
+    });
     FinishState(state, head_dim, state.out, common.lse == nullptr ? nullptr : common.lse + index);
   }
 }

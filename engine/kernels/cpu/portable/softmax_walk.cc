@@ -106,11 +106,14 @@ int64_t WalkScratchBytes(const AttentionCommon& common) {
   return common.rope_dim * static_cast<int64_t>(sizeof(double)) + floats * static_cast<int64_t>(sizeof(float));
 }
 
-void WalkEntries(const QueryWalk& walk, void* scratch, SoftmaxState* state) {
-  const WalkScratch parts = CarveScratch(*walk.common, scratch);
+void ResetState(int64_t head_dim, SoftmaxState* state) {
   state->maximum = kNegativeInfinity;
   state->denominator = 0;
-  for (int64_t i = 0; i < walk.common->cache.head_dim; ++i) state->out[i] = 0;
+  for (int64_t i = 0; i < head_dim; ++i) state->out[i] = 0;
+}
+
+void FoldEntries(const QueryWalk& walk, void* scratch, SoftmaxState* state) {
+  const WalkScratch parts = CarveScratch(*walk.common, scratch);
   for (int64_t begin = 0; begin < walk.num_entries;) {
     const int64_t end = PageRunEnd(walk.entries, begin, walk.num_entries);
     FoldRun(walk, begin, end, parts, state);

@@ -30,8 +30,11 @@ struct SoftmaxState {
 
 int64_t WalkScratchBytes(const AttentionCommon& common);
 
-// Resets `*state` and folds every visible token into it, one update a run of entries of one page.
-void WalkEntries(const QueryWalk& walk, void* scratch, SoftmaxState* state);
+// The state in which nothing was seen.
+void ResetState(int64_t head_dim, SoftmaxState* state);
+
+// Folds every visible token into `*state`, one update a run of entries of one page.
+void FoldEntries(const QueryWalk& walk, void* scratch, SoftmaxState* state);
 
 // Normalises `state` into out [head_dim] and *lse (skipped where null): zero and -infinity where nothing was seen.
 void FinishState(const SoftmaxState& state, int64_t head_dim, float* out, float* lse);

@@ -121,7 +121,7 @@ struct KvLayerView {
   constexpr int64_t page_elements() const { return num_kv_heads * 2 * plane_elements(); }
 };
 
-// Where a row's K and V go.
+// Where a row's K and V go. A row whose page is negative is padding: it is neither read nor written.
 struct KvSlot {
   int32_t page;
   int32_t token;  // in [0, page_tokens)
@@ -187,6 +187,31 @@ struct LogitsArgs {
   void* normed;       // [num_rows][width], overwritten
   float* logits;      // [num_rows][vocab]
   int64_t num_rows;
+};
+
+// Rope on q and k, and KvAppend, in one pass over the projections of a row: q goes to `q`, k and v into the row's slot.
+struct RopeAppendArgs {
+  const void* qkv;       // [num_rows][num_heads + 2 * cache.num_kv_heads][head_dim]: queries, keys, values
+  const float* cos_sin;  // [num_rows][rope_dim / 2][2]
+  const KvSlot* slots;   // [num_rows], distinct but for padding
+  void* q;               // [num_rows][num_heads][head_dim]
+  KvLayerView cache;
+  int64_t num_rows;
+  int64_t num_heads;
+  int64_t rope_dim;
+  Activation activation = Activation::kF32;  // of qkv and q
+};
+
+// RmsNorm of chosen rows into the backend's activations.
+struct GatherNormArgs {
+  const float* x;       // [...][width]
+  const int64_t* rows;  // [num_rows]
+  const float* weight;  // [width]
+  void* out;            // [num_rows][width]
+  int64_t num_rows;
+  int64_t width;
+  float epsilon;
+  Activation activation = Activation::kF32;  // of out
 };
 
 // Tokens that one pair of key bounds covers, unless pages are shorter: then a page's. Larger blocks combine several.

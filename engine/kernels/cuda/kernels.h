@@ -23,6 +23,8 @@ cudaError_t LaunchSiluMul(const SiluMulArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeTable(const RopeTableArgs& args, cudaStream_t stream);
 cudaError_t LaunchRope(const RopeArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvAppend(const KvAppendArgs& args, cudaStream_t stream);
+cudaError_t LaunchRopeAppend(const RopeAppendArgs& args, cudaStream_t stream);
+cudaError_t LaunchGatherNorm(const GatherNormArgs& args, cudaStream_t stream);
 // head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens.
 cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
 cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream);

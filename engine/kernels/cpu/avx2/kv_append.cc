@@ -44,6 +44,7 @@ void Run(const KvAppendArgs& args, int64_t task, void*) {
   const RowSpan rows = RowsOfTask(task, args.num_rows, RowElements(args));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const KvSlot slot = args.slots[row];
+    if (slot.page < 0) continue;
     for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
       const int64_t source = (row * cache.num_kv_heads + head) * cache.head_dim;
       const int64_t key = KeyOffset(cache, slot.page, head) + slot.token * cache.head_dim;

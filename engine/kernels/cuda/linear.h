@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The matrix products of a layer for few rows, fused with what stands before and after them: each weight is read once,
+// at the speed of memory. Weights are bf16; activations bf16, the residual stream and logits float32; sums are float32
+// in an order that follows from the weights' shape alone, so a row's result is the same in any batch.
+// Device pointers, 16-byte aligned. Launches enqueue only, overlap their predecessor's tail and fit CUDA graphs.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "engine/kernels/args.h"
+
+namespace farspan::kernels::cuda {
+
+// Most rows that the launchers here take; beyond, a tensor-core GEMM is the better tool.
+inline constexpr int64_t kMaxStreamedRows = 16;
+inline constexpr int64_t kMaxJoinedWeights = 3;
+
+// Rows of the residual stream with the norm that stands before a product.
+struct NormedRows {
+  const float* hidden = nullptr;  // [num_rows][columns], [...][columns] with `rows`
+  const float* weight = nullptr;  // [columns]
+  float epsilon = 0;
+  const int64_t* rows = nullptr;  // [num_rows], which of hidden's rows; null: the first num_rows
+};
+
+// y[r] = the products of norm(hidden[r]) with every weight, one after the other.
+struct NormLinearArgs {
+  NormedRows input;
+  WeightView weights[kMaxJoinedWeights];  // equal columns
+  int64_t num_weights;
+  void* y;  // bf16 [num_rows][sum of the weights' rows]
+  int64_t num_rows;
+};
+
+// inner[r][i] = silu(gate[i] . n) * (up[i] . n) with n = norm(hidden[r]).
+struct NormGateUpArgs {
+  NormedRows input;
+  WeightView gate;
+  WeightView up;
+  void* inner;  // bf16 [num_rows][gate.rows]
+  int64_t num_rows;
+};
+
+// cudaErrorInvalidValue: more than kMaxStreamedRows rows, weights that are not bf16, columns that are not a multiple of
+// 8, or normed rows that do not fit into one block's shared memory.
+cudaError_t LaunchNormLinear(const NormLinearArgs& args, cudaStream_t stream);
+cudaError_t LaunchNormGateUp(const NormGateUpArgs& args, cudaStream_t stream);
+cudaError_t LaunchAddLinear(const AddLinearArgs& args, cudaStream_t stream);
+cudaError_t LaunchLogits(const LogitsArgs& args, cudaStream_t stream);  // leaves `normed` alone
+
+// What stands between the products where there are more rows.
+// out[r][i] = bf16(hidden[r][i] / sqrt(mean(hidden[r]^2) + epsilon) * weight[i]); width is a multiple of 8.
+struct NormRowsArgs {
+  NormedRows input;
+  void* out;  // bf16 [num_rows][width]
+  int64_t num_rows;
+  int64_t width;
+};
+cudaError_t LaunchNormRows(const NormRowsArgs& args, cudaStream_t stream);
+
+// inner[r][i] = bf16(silu(gate_up[r][i]) * gate_up[r][width + i]); width is a multiple of 8.
+struct GateRowsArgs {
+  const void* gate_up;  // bf16 [num_rows][2 * width]
+  void* inner;          // bf16 [num_rows][width]
+  int64_t num_rows;
+  int64_t width;
+};
+cudaError_t LaunchGateRows(const GateRowsArgs& args, cudaStream_t stream);
+
+}  // namespace farspan::kernels::cuda

@@ -9,7 +9,6 @@
 #include <span>
 #include <string_view>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/attention/plan.h"
@@ -70,12 +69,6 @@ class Backend {
   virtual const void* Stage(std::span<const std::byte> host) = 0;
   // The same as a copy that ops may write.
   virtual void* StageMutable(std::span<const std::byte> host) = 0;
-
-  // The rows that a step of `num_rows` decode rows is padded to before it is recorded; 0 where it is not.
-  virtual int64_t RecordedRows(int64_t num_rows) const = 0;
-  // Enqueues `ops`. Runs of one key enqueue the same ops on the same arguments, staged arrays of the same sizes in the
-  // same order included, but for the last one's: a backend may record them once and enqueue the record from then on.
-  virtual void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) = 0;
 
   // Copies device memory to device memory; the two do not overlap.
   virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;

@@ -5,22 +5,22 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cuda_device.h"
-#include "engine/backend/cuda_graphs.h"
-#include "engine/backend/cuda_op_timer.h"
-#include "engine/backend/cuda_step_memory.h"
 #include "engine/base/check.h"
+#include "engine/base/math.h"
 #include "engine/base/status_macros.h"
+#include "engine/kernels/cuda/decode_attention.h"
 #include "engine/kernels/cuda/kernels.h"
 
 namespace farspan {
 namespace {
 
-using kernels::cuda::LaunchDecodeAttention;
 using kernels::cuda::LaunchEmbed;
 using kernels::cuda::LaunchKvAppend;
 using kernels::cuda::LaunchLinear;
@@ -50,10 +50,125 @@ class DeviceBuffer final : public Buffer {
   std::atomic<int64_t>& held_bytes_;
 };
 
+// One step's host arrays on their way to the device: pinned chunks with a twin in device memory, reused by each step.
+class Staging {
+ public:
+  ~Staging() {
+    for (const Chunk& chunk : chunks_) {
+      cudaFreeHost(chunk.host);
+      cudaFree(chunk.device);
+    }
+  }
+
+  cudaError_t Copy(std::span<const std::byte> bytes, cudaStream_t stream, void** device) {
+    constexpr int64_t kAlignment = 256;
+    const auto size_bytes = static_cast<int64_t>(bytes.size());
+    while (current_ < chunks_.size() && chunks_[current_].size_bytes - used_bytes_ < size_bytes) {
+      ++current_;
+      used_bytes_ = 0;
+    }
+    if (current_ == chunks_.size()) {
+      if (const cudaError_t error = AddChunk(size_bytes); error != cudaSuccess) return error;
+    }
+    const Chunk& chunk = chunks_[current_];
+    std::memcpy(chunk.host + used_bytes_, bytes.data(), bytes.size());
+    *device = chunk.device + used_bytes_;
+    std::byte* const to = chunk.device + used_bytes_;
+    const std::byte* const from = chunk.host + used_bytes_;
+    used_bytes_ = RoundUp(used_bytes_ + size_bytes, kAlignment);
+    return cudaMemcpyAsync(to, from, bytes.size(), cudaMemcpyHostToDevice, stream);
+  }
+
+  // The step that read what was copied has completed.
+  void Reset() {
+    current_ = 0;
+    used_bytes_ = 0;
+  }
+
+  int64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Chunk {
+    std::byte* host = nullptr;
+    std::byte* device = nullptr;
+    int64_t size_bytes = 0;
+  };
+
+  cudaError_t AddChunk(int64_t least_bytes) {
+    constexpr int64_t kChunkBytes = int64_t{4} << 20;
+    Chunk chunk{.size_bytes = RoundUp(least_bytes, kChunkBytes)};
+    const auto size = static_cast<size_t>(chunk.size_bytes);
+    if (const cudaError_t error = cudaMallocHost(reinterpret_cast<void**>(&chunk.host), size); error != cudaSuccess) {
+      return error;
+    }
+    if (const cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&chunk.device), size); error != cudaSuccess) {
+      cudaFreeHost(chunk.host);
+      return error;
+    }
+    chunks_.push_back(chunk);
+    size_bytes_ += chunk.size_bytes;
+    return cudaSuccess;
+  }
+
+  std::vector<Chunk> chunks_;
+  size_t current_ = 0;
+  int64_t used_bytes_ = 0;  // of the current chunk
+  std::atomic<int64_t> size_bytes_{0};
+};
+
+// How long ops ran on the device, from events around each; read when their step has completed.
+class OpTimer {
+ public:
+  ~OpTimer() {
+    for (const Span& span : spans_) {
+      cudaEventDestroy(span.begin);
+      cudaEventDestroy(span.end);
+    }
+  }
+
+  template <typename Launch>
+  cudaError_t Time(TimedOp op, cudaStream_t stream, const Launch& launch) {
+    if (num_used_ == spans_.size()) {
+      Span span;
+      for (cudaEvent_t* event : {&span.begin, &span.end}) {
+        if (const cudaError_t error = cudaEventCreate(event); error != cudaSuccess) return error;
+      }
+      spans_.push_back(span);
+    }
+    Span& span = spans_[num_used_++];
+    span.op = op;
+    if (const cudaError_t error = cudaEventRecord(span.begin, stream); error != cudaSuccess) return error;
+    if (const cudaError_t error = launch(); error != cudaSuccess) return error;
+    return cudaEventRecord(span.end, stream);
+  }
+
+  cudaError_t Collect() {
+    for (size_t i = 0; i < std::exchange(num_used_, 0); ++i) {
+      float milliseconds = 0;
+      const cudaError_t error = cudaEventElapsedTime(&milliseconds, spans_[i].begin, spans_[i].end);
+      if (error != cudaSuccess) return error;
+      const auto elapsed = std::chrono::duration<float, std::milli>(milliseconds);
+      totals_[static_cast<size_t>(spans_[i].op)] += std::chrono::duration_cast<SteadyDuration>(elapsed).count();
+    }
+    return cudaSuccess;
+  }
+
+  SteadyDuration Total(TimedOp op) const { return SteadyDuration(totals_[static_cast<size_t>(op)].load()); }
+
+ private:
+  struct Span {
+    TimedOp op{};
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+  };
+  std::vector<Span> spans_;
+  size_t num_used_ = 0;
+  std::array<std::atomic<SteadyDuration::rep>, kNumTimedOps> totals_{};
+};
+
 class DeviceCudaBackend final : public Backend {
  public:
   DeviceCudaBackend(std::string name, cudaStream_t stream) : name_(std::move(name)), stream_(stream) {}
-  absl::Status TakeStepMemory();
   ~DeviceCudaBackend() override { cudaStreamDestroy(stream_); }
 
   std::string_view name() const override { return name_; }
@@ -63,7 +178,7 @@ class DeviceCudaBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override;
   int64_t MemoryBytes(MemoryKind kind) const override {
-    return held_bytes_[static_cast<size_t>(kind)] + (kind == MemoryKind::kWorkspace ? step_memory_.size_bytes() : 0);
+    return held_bytes_[static_cast<size_t>(kind)] + (kind == MemoryKind::kWorkspace ? staging_.size_bytes() : 0);
   }
   SteadyDuration OpTime(TimedOp op) const override { return timer_.Total(op); }
 
@@ -78,22 +193,14 @@ class DeviceCudaBackend final : public Backend {
   kernels::Activation activation() const override { return kernels::Activation::kF32; }
   const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
   void* StageMutable(std::span<const std::byte> host) override {
-    if (!fault_.ok() || !step_status_.ok() || host.empty()) return nullptr;
-    void* const device = step_memory_.Stage(host);
-    if (device == nullptr) {
-      step_status_ = absl::ResourceExhaustedError(
-          absl::StrCat("the lists of one step take more than ", step_memory_.size_bytes(), " bytes"));
-    }
+    void* device = nullptr;
+    if (fault_.ok() && !host.empty()) Check("stage", staging_.Copy(host, stream_, &device));
     return device;
   }
 
   void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
     const auto size = static_cast<size_t>(size_bytes);
-    if (fault_.ok()) Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
-  }
-  int64_t RecordedRows(int64_t num_rows) const override;
-  void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) override {
-    if (Ready()) Check("graph", graphs_.Run(key, stream_, ops));
+    Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
   }
   void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { Launch("rope_table", LaunchRopeTable, args); }
@@ -105,9 +212,7 @@ class DeviceCudaBackend final : public Backend {
   void Logits(const kernels::LogitsArgs& args) override;
   void FillKeyBounds(const kernels::FillKeyBoundsArgs&) override { RefuseSelection(); }
   void SelectBlocks(const kernels::SelectBlocksArgs&) override { RefuseSelection(); }
-  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override {
-    Timed(TimedOp::kDecodeAttention, "decode_attention", LaunchDecodeAttention, args);
-  }
+  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) override {
     Timed(TimedOp::kPrefillAttention, "prefill_attention", LaunchPrefillAttention, args);
   }
@@ -117,9 +222,8 @@ class DeviceCudaBackend final : public Backend {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
     Check("wait", cudaStreamSynchronize(stream_));
     if (fault_.ok()) Check("timing", timer_.Collect());
-    step_memory_.Reset();
-    const absl::Status status = std::exchange(step_status_, absl::OkStatus());
-    return fault_.ok() ? status : fault_;
+    staging_.Reset();
+    return fault_;
   }
 
  private:
@@ -142,21 +246,13 @@ class DeviceCudaBackend final : public Backend {
   void Check(const char* what, cudaError_t error) {
     if (error != cudaSuccess && fault_.ok()) fault_ = DeviceFault(what, error);
   }
-  // Whether the step goes on; what was staged is then on its way.
-  bool Ready() {
-    if (!fault_.ok() || !step_status_.ok()) return false;
-    if (!graphs_.recording()) Check("stage", step_memory_.Flush(stream_));
-    return fault_.ok();
-  }
   template <typename Args>
   void Launch(const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
-    if (Ready()) Check(what, launch(args, stream_));
+    if (fault_.ok()) Check(what, launch(args, stream_));
   }
   template <typename Args>
   void Timed(TimedOp op, const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
-    if (!Ready()) return;
-    if (graphs_.recording()) return Check(what, launch(args, stream_));
-    Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
+    if (fault_.ok()) Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
   }
   // Requests that need it are refused by caps().
   static void RefuseSelection() { FARSPAN_CHECK(false, "selection on a backend whose caps() lack it"); }
@@ -164,29 +260,12 @@ class DeviceCudaBackend final : public Backend {
   const std::string name_;
   const cudaStream_t stream_;
   std::array<std::atomic<int64_t>, kNumMemoryKinds> held_bytes_{};
-  CudaStepMemory step_memory_;
-  CudaOpTimer timer_;
-  CudaGraphs graphs_;
+  Staging staging_;
+  OpTimer timer_;
+  std::unique_ptr<Buffer> decode_workspace_;  // grows with the rows seen
   uint64_t submitted_ = 0;
-  absl::Status step_status_;  // of the step that is being enqueued
-  absl::Status fault_;        // sticky
+  absl::Status fault_;  // sticky
 };
-
-absl::Status DeviceCudaBackend::TakeStepMemory() {
-  constexpr int64_t kStepBytes = int64_t{64} << 20;
-  const cudaError_t error = step_memory_.Take(kStepBytes);
-  return error == cudaSuccess ? absl::OkStatus() : DeviceFault("step memory", error);
-}
-
-// Few sizes, so that few graphs serve every batch, and none much larger than it must be.
-int64_t DeviceCudaBackend::RecordedRows(int64_t num_rows) const {
-  constexpr int64_t kLargest = 256;
-  if (num_rows > kLargest) return 0;
-  for (const int64_t rows : {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224}) {
-    if (num_rows <= rows) return rows;
-  }
-  return kLargest;
-}
 
 void DeviceCudaBackend::AttentionInput(const kernels::AttentionInputArgs& args) {
   const int64_t rows = args.num_rows;
@@ -208,6 +287,28 @@ void DeviceCudaBackend::AttentionInput(const kernels::AttentionInputArgs& args) 
   }
   const kernels::KvAppendArgs append = {.k = k, .v = v, .slots = args.slots, .cache = args.cache, .num_rows = rows};
   Launch("kv_append", LaunchKvAppend, append);
+}
+
+void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
+  const kernels::AttentionCommon& common = args.common;
+  const int64_t needed = kernels::cuda::DecodeAttentionWorkspaceBytes(args.num_rows, common.num_heads,
+                                                                      common.cache.num_kv_heads, common.cache.head_dim);
+  if (decode_workspace_ == nullptr || decode_workspace_->size_bytes() < needed) {
+    if (fault_.ok()) Check("decode_workspace", cudaStreamSynchronize(stream_));
+    decode_workspace_.reset();
+    auto buffer = Allocate(needed, MemoryKind::kWorkspace);
+    if (!buffer.ok()) {
+      if (fault_.ok()) fault_ = buffer.status();
+      return;
+    }
+    decode_workspace_ = *std::move(buffer);
+    Check("decode_workspace", cudaMemsetAsync(decode_workspace_->data(), 0, static_cast<size_t>(needed), stream_));
+  }
+  if (!fault_.ok()) return;
+  Check("decode_attention", timer_.Time(TimedOp::kDecodeAttention, stream_, [&] {
+    const kernels::cuda::Workspace workspace = {decode_workspace_->data(), decode_workspace_->size_bytes()};
+    return kernels::cuda::LaunchDecodeAttention(args, workspace, stream_);
+  }));
 }
 
 void DeviceCudaBackend::FeedForward(const kernels::FeedForwardArgs& args) {
@@ -258,9 +359,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
     return DeviceFault("stream", error);
   }
-  auto backend = std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", info.name), stream);
-  FARSPAN_RETURN_IF_ERROR(backend->TakeStepMemory());
-  return backend;
+  return std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", info.name), stream);
 }
 
 }  // namespace farspan

@@ -30,6 +30,22 @@ struct State {
 
 __device__ int NumPairs(int64_t head_dim) { return static_cast<int>((head_dim / 2 + kWarpThreads - 1) / kWarpThreads); }
 
+__device__ float2 LoadQueryPair(const AttentionCommon& common, int64_t offset) {
+  if (common.activation == Activation::kF32) return *reinterpret_cast<const float2*>(common.q_f32() + offset);
+  const auto* values = static_cast<const uint16_t*>(common.q) + offset;
+  return make_float2(LoadBf16(values, 0), LoadBf16(values, 1));
+}
+
+__device__ void StoreOutPair(const AttentionCommon& common, int64_t offset, float2 value) {
+  if (common.activation == Activation::kF32) {
+    *reinterpret_cast<float2*>(common.out_f32() + offset) = value;
+    return;
+  }
+  auto* out = static_cast<uint16_t*>(common.out) + offset;
+  out[0] = ToBf16(value.x);
+  out[1] = ToBf16(value.y);
+}
+
 __device__ Query LoadQuery(const AttentionCommon& common, int64_t row, int64_t head, int64_t position,
                            int64_t left_window) {
   const int64_t group = common.num_heads / common.cache.num_kv_heads, head_dim = common.cache.head_dim;
@@ -38,11 +54,11 @@ __device__ Query LoadQuery(const AttentionCommon& common, int64_t row, int64_t h
               .left_window = left_window,
               .kv_head = head / group,
               .head_in_group = static_cast<int>(head % group)};
-  const float* q = common.q_f32() + (row * common.num_heads + head) * head_dim;
+  const int64_t q = (row * common.num_heads + head) * head_dim;
 #pragma unroll
   for (int i = 0; i < kMaxPairs; ++i) {
     const int64_t channel = 2 * (threadIdx.x + static_cast<int64_t>(i) * kWarpThreads);
-    query.q[i] = channel < head_dim ? make_float2(q[channel], q[channel + 1]) : make_float2(0, 0);
+    query.q[i] = channel < head_dim ? LoadQueryPair(common, q + channel) : make_float2(0, 0);
   }
   return query;
 }
@@ -159,9 +175,8 @@ __device__ void Finish(const AttentionCommon& common, const State& state, int64_
   for (int i = 0; i < NumPairs(common.cache.head_dim); ++i) {
     const int64_t channel = 2 * (threadIdx.x + static_cast<int64_t>(i) * kWarpThreads);
     if (channel >= common.cache.head_dim) continue;
-    float* out = common.out_f32() + index * common.cache.head_dim + channel;
-    out[0] = state.out[i].x * inverse;
-    out[1] = state.out[i].y * inverse;
+    StoreOutPair(common, index * common.cache.head_dim + channel,
+                 make_float2(state.out[i].x * inverse, state.out[i].y * inverse));
   }
   if (common.lse != nullptr && threadIdx.x == 0) common.lse[index] = state.maximum + logf(state.denominator);
 }
@@ -236,7 +251,7 @@ bool Supported(const AttentionCommon& common) {
 
 }  // namespace
 
-cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream) {
+cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream) {
   if (!Supported(args.common)) return cudaErrorInvalidValue;
   if (args.num_rows == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(args.num_rows), static_cast<unsigned>(args.common.num_heads));

@@ -26,7 +26,8 @@ cudaError_t LaunchKvAppend(const KvAppendArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeAppend(const RopeAppendArgs& args, cudaStream_t stream);
 cudaError_t LaunchGatherNorm(const GatherNormArgs& args, cudaStream_t stream);
 // head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens.
-cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
+// Every legal decode shape, one warp a query at a time: what decode_attention.h falls back to.
+cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
 cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream);
 
 inline constexpr int64_t kMaxHeadDim = 256;

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decode attention as persistent blocks that take items, one split of one list each, from a common counter: how fast a
+// block is does not matter, and which block reads an item does not show in the result.
+#include "engine/kernels/cuda/decode_attention.h"
+
+#include <algorithm>
+
+#include "engine/kernels/cuda/decode_consumer.cuh"
+#include "engine/kernels/cuda/decode_producer.cuh"
+
+namespace farspan::kernels::cuda {
+namespace {
+
+using decode::Plan;
+
+constexpr int64_t kAlignment = 256;
+// Shorter lists stay whole: a split costs a partial state and a wait for the others, about 2 us.
+constexpr int64_t kMinSplitTokens = 512;
+constexpr int64_t kMaxGroup = 16;
+
+template <int kDim, int kHeadTiles, typename Element>
+__global__ void __launch_bounds__(decode::kThreads, (decode::Shared<kDim, kHeadTiles>::kBlocksPerMultiprocessor))
+    DecodeKernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ DecodeAttentionArgs args,
+                 const __grid_constant__ Plan plan) {
+#ifdef FARSPAN_SM90_BODY
+  using SharedMemory = decode::Shared<kDim, kHeadTiles>;
+  extern __shared__ __align__(1024) uint8_t shared_bytes[];
+  SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_bytes);
+  if (threadIdx.x == 0) {
+    PrefetchTensorMap(&map);
+    for (int i = 0; i < SharedMemory::kStages; ++i) {
+      InitBarrier(&shared.stage_full[i], 1);
+      InitBarrier(&shared.stage_empty[i], decode::kConsumerWarps);
+    }
+    for (int i = 0; i < decode::kItemsAhead; ++i) {
+      InitBarrier(&shared.item_full[i], 1);
+      InitBarrier(&shared.item_empty[i], decode::kConsumerWarps);
+    }
+    FenceBarrierInit();
+  }
+  LetNextStart();
+  WaitForPrevious();
+  const int num_items = decode::CountItems(args, plan, shared);
+  if (static_cast<int>(blockIdx.x) >= num_items) return;
+  if (threadIdx.x < decode::kConsumerThreads) {
+    decode::Consumer<kDim, kHeadTiles, Element>(args, plan, &shared).Run();
+  } else {
+    decode::Producer<SharedMemory>(args, plan, &map, &shared).Run(num_items);
+  }
+#endif
+}
+
+int64_t MaxSplits(int64_t num_kv_heads) {
+  const int64_t wanted = 2 * CurrentDeviceTraits().num_multiprocessors / num_kv_heads;
+  return std::clamp<int64_t>(wanted, 1, decode::kMaxSplits);
+}
+
+int64_t HeadTiles(int64_t group) { return group <= decode::kHeadTile ? 1 : 2; }
+
+// What of the plan is the same for every launch of a model.
+Plan ModelPlan(int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
+  const int64_t group = num_heads / num_kv_heads;
+  return {.max_splits = static_cast<int32_t>(MaxSplits(num_kv_heads)),
+          .head_pairs = static_cast<int32_t>(group > decode::kHeadTile ? decode::kHeadTile / 2 : (group + 1) / 2),
+          .row_tiles = static_cast<int32_t>((head_dim + 15) / 16),
+          .group_heads = group >= 32 ? UINT32_MAX : (1u << group) - 1};
+}
+
+int64_t OutBytes(const Plan& plan, int64_t group) { return HeadTiles(group) * plan.partial_tile_size() * 16; }
+int64_t StateBytes(int64_t group) { return HeadTiles(group) * decode::kHeadTile * 8; }
+
+// Of one list's splits.
+int64_t ListBytes(const Plan& plan, int64_t group) {
+  return plan.max_splits * (OutBytes(plan, group) + StateBytes(group));
+}
+
+// Counters come first and have the same place whatever the shape.
+constexpr int64_t kMaxLists = 65536;
+constexpr int64_t kCounterBytes = kAlignment + kMaxLists * 4;
+
+bool Place(Workspace workspace, int64_t group, Plan* plan) {
+  const int64_t num_states = int64_t{plan->num_lists} * plan->max_splits;
+  if (workspace.data == nullptr || workspace.size_bytes < kCounterBytes + plan->num_lists * ListBytes(*plan, group)) {
+    return false;
+  }
+  auto* bytes = static_cast<uint8_t*>(workspace.data);
+  plan->next_item = reinterpret_cast<uint32_t*>(bytes);
+  plan->tickets = reinterpret_cast<uint32_t*>(bytes + kAlignment);
+  plan->partial_outs = reinterpret_cast<float4*>(bytes + kCounterBytes);
+  plan->partial_states = reinterpret_cast<float2*>(bytes + kCounterBytes + num_states * OutBytes(*plan, group));
+  return true;
+}
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+// From the driver that the runtime has loaded, so that nothing links with it.
+EncodeTiled FindEncodeTiled() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  constexpr unsigned kVersion = 12000;
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kVersion, cudaEnableDefault, &result) !=
+      cudaSuccess) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  return result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function) : nullptr;
+}
+
+// Pages as {channel of a column, token, K|V, column, page and head}; where head_dim is not a whole number of columns,
+// one column of head_dim channels, past which a copy reads zeros.
+bool EncodeCache(const KvLayerView& cache, int64_t padded_dim, CUtensorMap* map) {
+  static const EncodeTiled encode = FindEncodeTiled();
+  if (encode == nullptr) return false;
+  const auto dim = static_cast<cuuint64_t>(cache.head_dim), tokens = static_cast<cuuint64_t>(cache.page_tokens);
+  const bool whole = cache.head_dim == padded_dim;
+  const cuuint64_t columns = whole ? dim / decode::kColumnElements : 1;
+  const cuuint64_t sizes[5] = {dim / columns, tokens, 2, columns,
+                               static_cast<cuuint64_t>(cache.num_pages * cache.num_kv_heads)};
+  const cuuint64_t strides[4] = {dim * 2, tokens * dim * 2, decode::kColumnElements * 2, tokens * dim * 4};
+  const cuuint32_t box[5] = {decode::kColumnElements, decode::kUnitTokens, 2, static_cast<cuuint32_t>(columns), 1};
+  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 5, cache.data, sizes, strides, box, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <int kDim, int kHeadTiles, typename Element>
+cudaError_t LaunchFor(const DecodeAttentionArgs& args, const Plan& plan, cudaStream_t stream) {
+  using SharedMemory = decode::Shared<kDim, kHeadTiles>;
+  const auto kernel = DecodeKernel<kDim, kHeadTiles, Element>;
+  static const cudaError_t opted_in =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(SharedMemory));
+  if (opted_in != cudaSuccess) return opted_in;
+  CUtensorMap map;
+  if (!EncodeCache(args.common.cache, kDim, &map)) return cudaErrorInvalidValue;
+  const int64_t blocks = int64_t{CurrentDeviceTraits().num_multiprocessors} * SharedMemory::kBlocksPerMultiprocessor;
+  const int64_t most_items = int64_t{plan.num_lists} * plan.max_splits;
+  return LaunchKernel(kernel, dim3(static_cast<unsigned>(std::min(blocks, most_items))), dim3(decode::kThreads),
+                      sizeof(SharedMemory), stream, map, args, plan);
+}
+
+template <int kDim, typename Element>
+cudaError_t LaunchForGroup(const DecodeAttentionArgs& args, const Plan& plan, cudaStream_t stream) {
+  const int64_t group = args.common.num_heads / args.common.cache.num_kv_heads;
+  return HeadTiles(group) == 1 ? LaunchFor<kDim, 1, Element>(args, plan, stream)
+                               : LaunchFor<kDim, 2, Element>(args, plan, stream);
+}
+
+template <typename Element>
+cudaError_t LaunchForElement(const DecodeAttentionArgs& args, const Plan& plan, cudaStream_t stream) {
+  const int64_t head_dim = args.common.cache.head_dim;
+  if (head_dim <= 64) return LaunchForGroup<64, Element>(args, plan, stream);
+  if (head_dim <= 128) return LaunchForGroup<128, Element>(args, plan, stream);
+  return LaunchForGroup<256, Element>(args, plan, stream);
+}
+
+bool Streams(const AttentionCommon& common) {
+  const KvLayerView& cache = common.cache;
+  return CurrentDeviceTraits().compute_major == 9 && common.activation == Activation::kBf16 &&
+         cache.element == KvElement::kBf16 && cache.head_dim % 16 == 0 && cache.head_dim <= kMaxHeadDim &&
+         cache.page_tokens % decode::kUnitTokens == 0 && common.num_heads / cache.num_kv_heads <= kMaxGroup &&
+         common.rope_dim % 2 == 0;
+}
+
+}  // namespace
+
+int64_t DecodeAttentionWorkspaceBytes(int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
+  const int64_t group = num_heads / num_kv_heads;
+  return kCounterBytes + num_rows * num_kv_heads * ListBytes(ModelPlan(num_heads, num_kv_heads, head_dim), group);
+}
+
+cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, Workspace workspace, cudaStream_t stream) {
+  const AttentionCommon& common = args.common;
+  if (!Streams(common) || args.num_rows * common.cache.num_kv_heads > kMaxLists) {
+    return LaunchPlainDecodeAttention(args, stream);
+  }
+  if (args.num_rows == 0) return cudaSuccess;
+  const KvLayerView& cache = common.cache;
+  Plan plan = ModelPlan(common.num_heads, cache.num_kv_heads, cache.head_dim);
+  plan.min_split_entries = static_cast<int32_t>(std::max<int64_t>(1, kMinSplitTokens / cache.page_tokens));
+  plan.num_lists = static_cast<int32_t>(args.num_rows * cache.num_kv_heads);
+  if (!Place(workspace, common.num_heads / cache.num_kv_heads, &plan)) return cudaErrorInvalidValue;
+  return LaunchForElement<Bf16Element>(args, plan, stream);
+}
+
+}  // namespace farspan::kernels::cuda

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// The instructions that the decode kernel is made of: barriers in shared memory, bulk copies of tensor tiles, matrix
+// loads and products. Bodies are empty before sm_90, where the kernel is never launched.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace farspan::kernels::cuda {
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define FARSPAN_SM90_BODY 1
+#endif
+
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ inline void InitBarrier(uint64_t* barrier, uint32_t arrivals) {
+#ifdef FARSPAN_SM90_BODY
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals) : "memory");
+#endif
+}
+
+// Makes initialised barriers known to the copy engine; before the block's threads meet.
+__device__ inline void FenceBarrierInit() {
+#ifdef FARSPAN_SM90_BODY
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+__device__ inline void Arrive(uint64_t* barrier) {
+#ifdef FARSPAN_SM90_BODY
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+#endif
+}
+
+// Adds bytes that copies will bring before the current phase may complete; not an arrival.
+__device__ inline void ExpectBytes(uint64_t* barrier, uint32_t bytes) {
+#ifdef FARSPAN_SM90_BODY
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+
+// Returns once the phase of that parity has completed.
+__device__ inline void WaitBarrier(uint64_t* barrier, uint32_t parity) {
+#ifdef FARSPAN_SM90_BODY
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "memory");
+  }
+#endif
+}
+
+__device__ inline void PrefetchTensorMap(const CUtensorMap* map) {
+#ifdef FARSPAN_SM90_BODY
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+#endif
+}
+
+struct TileOrigin {
+  int32_t coordinate[5];
+};
+
+__device__ inline void CopyTile(void* to, const CUtensorMap* map, const TileOrigin& origin, uint64_t* barrier) {
+#ifdef FARSPAN_SM90_BODY
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(origin.coordinate[0]), "r"(origin.coordinate[1]), "r"(origin.coordinate[2]),
+      "r"(origin.coordinate[3]), "r"(origin.coordinate[4]), "r"(SharedAddress(barrier))
+      : "memory");
+#endif
+}
+
+// Waits for the `threads` threads that share barrier `id` of the block.
+__device__ inline void SyncThreads(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ inline void LoadMatrices(uint32_t address, uint32_t (&out)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ inline void LoadMatricesTransposed(uint32_t address, uint32_t (&out)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
+// An 8 x 8 matrix of 16-bit elements spread over the warp, transposed.
+__device__ inline uint32_t TransposeMatrix(uint32_t in) {
+  uint32_t out;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(in));
+  return out;
+}
+
+// 2^x; 0 for minus infinity.
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 16-bit elements of keys, values, queries and softmax weights in a matrix product.
+struct Bf16Element {
+  __device__ static uint32_t FromBf16(uint32_t packed) { return packed; }
+  __device__ static uint32_t Pack(float low, float high) {
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+  }
+  __device__ static float2 Unpack(uint32_t packed) {
+    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u));
+  }
+  // sum += a (16 x 16, rows) * b (16 x 8, columns)
+  __device__ static void MultiplyAdd(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+};
+
+struct F16Element {
+  __device__ static uint32_t Pack(float low, float high) {
+    uint32_t packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+  }
+  __device__ static float2 Unpack(uint32_t packed) { return __half22float2(*reinterpret_cast<__half2*>(&packed)); }
+  __device__ static uint32_t FromBf16(uint32_t packed) {
+    const float2 values = Bf16Element::Unpack(packed);
+    return Pack(values.x, values.y);
+  }
+  __device__ static void MultiplyAdd(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+};
+
+}  // namespace farspan::kernels::cuda

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the decode kernel cuts its work and where the pieces lie in shared memory. A unit is 16 tokens of one page, keys
+// and values; a stage is a unit for each of four consumer warps; an item is one split of one (row, KV head)'s list.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "engine/kernels/args.h"
+
+namespace farspan::kernels::cuda::decode {
+
+inline constexpr int kUnitTokens = 16;
+inline constexpr int kConsumerWarps = 4;
+inline constexpr int kConsumerThreads = kConsumerWarps * 32;
+inline constexpr int kThreads = kConsumerThreads + 32;  // the last warp fetches
+inline constexpr int kColumnElements = 64;  // of a tile in shared memory: 128 bytes, as far as a swizzle goes
+inline constexpr int kTileBytes = kUnitTokens * kColumnElements * 2;
+inline constexpr int kHeadTile = 8;  // query heads of one product
+inline constexpr int kItemsAhead = 2;
+inline constexpr int kMaxSplits = 64;  // of one list; a multiple of the warp's threads
+
+// Where a row's list is cut, and the memory of the launch. Cuts follow from the list's length, the model's shape and
+// the device alone.
+struct Plan {
+  int32_t num_lists = 0;
+  int32_t max_splits = 0;
+  int32_t min_split_entries = 0;
+  int32_t head_pairs = 0;         // of a head tile that hold real heads
+  int32_t row_tiles = 0;          // of 16 channels
+  uint32_t group_heads = 0;       // bit h: the group has a query head h
+  uint32_t* next_item = nullptr;  // 0 between launches
+  uint32_t* tickets = nullptr;    // [num_lists], 0 between launches
+  // Partial states by item: [slot][head tile][row_tiles][8][head_pairs] and [slot][head tile * 8] {maximum, sum}.
+  float4* partial_outs = nullptr;
+  float2* partial_states = nullptr;
+
+  __host__ __device__ int NumSplits(int64_t num_entries) const {
+    const int64_t wanted = (num_entries + min_split_entries - 1) / min_split_entries;
+    return static_cast<int>(wanted < 1 ? 1 : wanted < max_splits ? wanted : max_splits);
+  }
+  __host__ __device__ int64_t partial_tile_size() const { return static_cast<int64_t>(row_tiles) * 8 * head_pairs; }
+};
+
+// What one consumer warp reads of one stage.
+struct alignas(16) Unit {
+  uint32_t span;       // first visible token | one past the last << 8; equal when there is none
+  uint32_t head_mask;  // of the entry
+  int64_t turn;        // positions to turn the query by, 0 for none
+};
+
+struct Item {
+  int32_t list;  // row * num_kv_heads + kv_head; -1: no more
+  int32_t row;   // into q and out
+  int32_t split;
+  int32_t num_splits;
+  int32_t first_slot;  // of the list's partial states
+};
+
+// `kDim` is head_dim rounded up to 64, 128 or 256; kHeadTiles * 8 is at least the group.
+template <int kDim, int kHeadTiles>
+struct Shared {
+  static constexpr int kColumns = kDim / kColumnElements;
+  static constexpr int kUnitBytes = kColumns * 2 * kTileBytes;  // [column][K|V][token][64 channels], swizzled
+  static constexpr int kStages = kDim == 64 ? 6 : 3;
+  static constexpr int kBlocksPerMultiprocessor = kDim == 256 ? 1 : 2;
+  static constexpr int kHeads = kHeadTiles * kHeadTile;
+  static constexpr int kRowTiles = kDim / 16;
+
+  alignas(1024) uint8_t stages[kStages][kConsumerWarps][kUnitBytes];
+  // A warp owns a quarter of the channels when states are merged: [owner][sender][row tile][lane].
+  float4 exchange[kConsumerWarps][kConsumerWarps - 1][kRowTiles / kConsumerWarps][32];
+  float2 states[kConsumerWarps][kHeads];  // {maximum, sum}
+  Unit units[kStages][kConsumerWarps];
+  Item items[kItemsAhead];
+  uint64_t stage_full[kStages];
+  uint64_t stage_empty[kStages];
+  uint64_t item_full[kItemsAhead];
+  uint64_t item_empty[kItemsAhead];
+  uint32_t stage_is_last[kStages];
+  int32_t first_items[kThreads];  // of each thread's run of lists
+  int32_t warp_totals[kThreads / 32];
+  uint32_t ticket;
+};
+
+}  // namespace farspan::kernels::cuda::decode

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fetching side of the decode kernel: every block counts the batch's items, then its last warp takes one after the
+// other, walks its entries and starts the copies of its units.
+#pragma once
+
+#include "engine/kernels/cuda/decode_instructions.cuh"
+#include "engine/kernels/cuda/decode_layout.cuh"
+#include "engine/kernels/cuda/device.cuh"
+
+namespace farspan::kernels::cuda::decode {
+
+// Sum of the lower lanes' values; `*total` is that of all.
+__device__ inline int WarpPrefix(int value, int* total) {
+  const int lane = threadIdx.x % kWarpThreads;
+  int inclusive = value;
+#pragma unroll
+  for (int offset = 1; offset < kWarpThreads; offset *= 2) {
+    const int lower = __shfl_up_sync(kWholeWarp, inclusive, offset);
+    if (lane >= offset) inclusive += lower;
+  }
+  *total = __shfl_sync(kWholeWarp, inclusive, kWarpThreads - 1);
+  return inclusive - value;
+}
+
+__device__ inline int ListsPerThread(const Plan& plan) { return (plan.num_lists + kThreads - 1) / kThreads; }
+
+// Fills first_items; returns the number of items. All threads call it.
+template <typename SharedMemory>
+__device__ int CountItems(const DecodeAttentionArgs& args, const Plan& plan, SharedMemory& shared) {
+  const int lists_per_thread = ListsPerThread(plan), warp = threadIdx.x / kWarpThreads;
+  int mine = 0;
+  for (int i = 0; i < lists_per_thread; ++i) {
+    const int list = static_cast<int>(threadIdx.x) * lists_per_thread + i;
+    if (list < plan.num_lists) mine += plan.NumSplits(args.lists[list].num_entries);
+  }
+  int warp_total;
+  const int before = WarpPrefix(mine, &warp_total);
+  if (threadIdx.x % kWarpThreads == 0) shared.warp_totals[warp] = warp_total;
+  __syncthreads();
+  int total = 0, first = before;
+#pragma unroll
+  for (int i = 0; i < kThreads / kWarpThreads; ++i) {
+    if (i == warp) first += total;
+    total += shared.warp_totals[i];
+  }
+  shared.first_items[threadIdx.x] = first;
+  __syncthreads();
+  return total;
+}
+
+struct FoundList {
+  int list;
+  int first_item;
+  KvList entries;
+};
+
+// The list that `item` is a split of.
+template <typename SharedMemory>
+__device__ FoundList FindList(const DecodeAttentionArgs& args, const Plan& plan, const SharedMemory& shared, int item) {
+  const int lane = threadIdx.x % kWarpThreads;
+  int thread = -1;
+#pragma unroll
+  for (int i = 0; i < kThreads; i += kWarpThreads) {
+    thread += __popc(__ballot_sync(kWholeWarp, shared.first_items[i + lane] <= item));
+  }
+  // Threads without lists start where the last one ends, past every item.
+  const int lists_per_thread = ListsPerThread(plan);
+  int first_item = shared.first_items[thread];
+  for (int first = thread * lists_per_thread;; first += kWarpThreads) {
+    const bool present = lane < lists_per_thread && first + lane < plan.num_lists;
+    const KvList entries = present ? args.lists[first + lane] : KvList{};
+    int total;
+    const int my_first = first_item + WarpPrefix(present ? plan.NumSplits(entries.num_entries) : 0, &total);
+    if (item < first_item + total) {
+      const int found = __popc(__ballot_sync(kWholeWarp, present && my_first <= item)) - 1;
+      return {.list = first + found,
+              .first_item = __shfl_sync(kWholeWarp, my_first, found),
+              .entries = {.entries_begin = __shfl_sync(kWholeWarp, entries.entries_begin, found),
+                          .num_entries = __shfl_sync(kWholeWarp, entries.num_entries, found)}};
+    }
+    first_item += total;
+  }
+}
+
+// An entry as a row sees it: the visible tokens of the page.
+struct SeenEntry {
+  int32_t page;
+  int32_t begin;
+  int32_t end;
+  uint32_t head_mask;
+  int64_t turn;
+
+  __device__ int num_units() const {
+    return begin < end ? (end + kUnitTokens - 1) / kUnitTokens - begin / kUnitTokens : 0;
+  }
+};
+
+__device__ inline SeenEntry See(const KvEntry& entry, const DecodeRow& row, uint32_t group_heads) {
+  int64_t begin = 0, end = row.position - entry.position + 1;
+  const int64_t first_visible = row.position - row.left_window + 1;
+  if (!entry.ignores_left_window && first_visible > entry.position) begin = first_visible - entry.position;
+  if (end > entry.num_valid) end = entry.num_valid;
+  const bool none = begin >= end || (entry.head_mask & group_heads) == 0;
+  return {.page = entry.page,
+          .begin = none ? 0 : static_cast<int32_t>(entry.first_valid + begin),
+          .end = none ? 0 : static_cast<int32_t>(entry.first_valid + end),
+          .head_mask = entry.head_mask,
+          .turn = row.position > entry.query_cap ? entry.query_cap - row.position : 0};
+}
+
+template <typename SharedMemory>
+class Producer {
+ public:
+  __device__ Producer(const DecodeAttentionArgs& args, const Plan& plan, const CUtensorMap* map, SharedMemory* shared)
+      : args_(args), plan_(plan), map_(map), shared_(*shared), lane_(threadIdx.x % kWarpThreads) {}
+
+  __device__ void Run(int num_items) {
+    const int num_blocks = gridDim.x;
+    for (int item = blockIdx.x; item < num_items;) {
+      const FoundList found = FindList(args_, plan_, shared_, item);
+      uint32_t taken = 0;
+      const bool more_items = num_items > num_blocks;
+      if (more_items && lane_ == 0) taken = atomicAdd(plan_.next_item, 1u);
+      const int64_t num_kv_heads = args_.common.cache.num_kv_heads;
+      const DecodeRow row = args_.rows[found.list / num_kv_heads];
+      const int split = item - found.first_item, num_splits = plan_.NumSplits(found.entries.num_entries);
+      const KvEntry* entries = args_.common.entries + found.entries.entries_begin;
+      const int64_t begin = found.entries.num_entries * split / num_splits;
+      const int64_t end = found.entries.num_entries * (split + 1) / num_splits;
+      Publish({.list = found.list,
+               .row = static_cast<int32_t>(row.row),
+               .split = split,
+               .num_splits = num_splits,
+               .first_slot = found.first_item});
+      kv_head_ = static_cast<int>(found.list % num_kv_heads);
+      FetchEntries(entries + begin, entries + end, row);
+      if (!more_items) break;
+      taken = __shfl_sync(kWholeWarp, taken, 0);
+      // Each item is taken once, and each block takes once too often: this was the last take of the launch.
+      if (taken == static_cast<uint32_t>(num_items) - 1 && lane_ == 0) *plan_.next_item = 0;
+      item = num_blocks + static_cast<int>(taken);
+    }
+    Publish({.list = -1});
+  }
+
+ private:
+  __device__ void Publish(const Item& item) {
+    const int place = num_published_ % kItemsAhead;
+    WaitBarrier(&shared_.item_empty[place], num_published_ / kItemsAhead % 2 ^ 1);
+    if (lane_ == 0) {
+      shared_.items[place] = item;
+      Arrive(&shared_.item_full[place]);
+    }
+    ++num_published_;
+  }
+
+  __device__ void FetchEntries(const KvEntry* begin, const KvEntry* end, const DecodeRow& row) {
+    num_filled_ = 0;
+    bool is_closed = false;
+    KvEntry next = begin + lane_ < end ? begin[lane_] : KvEntry{};
+    for (const KvEntry* first = begin; first < end; first += kWarpThreads) {
+      const SeenEntry entry = See(next, row, plan_.group_heads);
+      const KvEntry* after = first + kWarpThreads + lane_;
+      next = after < end ? *after : KvEntry{};
+      int num_units;
+      const int first_unit = WarpPrefix(entry.num_units(), &num_units);
+      for (int unit = 0; unit < num_units;) {
+        unit += FillStage(entry, first_unit, unit, num_units);
+        if (num_filled_ < kConsumerWarps) break;
+        is_closed = unit == num_units && first + kWarpThreads >= end;
+        CloseStage(is_closed);
+      }
+    }
+    if (is_closed) return;
+    if (num_filled_ == 0) WaitForStage();
+    if (lane_ >= num_filled_ && lane_ < kConsumerWarps) shared_.units[stage_][lane_] = Unit{};
+    CloseStage(true);
+  }
+
+  __device__ void WaitForStage() { WaitBarrier(&shared_.stage_empty[stage_], phase_ ^ 1); }
+
+  // Starts the copies of units [unit, ...) of the warp's entries into what is left of the stage; returns how many.
+  __device__ int FillStage(const SeenEntry& entry, int first_unit, int unit, int num_units) {
+    if (num_filled_ == 0) WaitForStage();
+    const int room = kConsumerWarps - num_filled_;
+    const int count = num_units - unit < room ? num_units - unit : room;
+    const int mine = lane_ - num_filled_;  // of the units taken now
+    int source = 0;
+#pragma unroll
+    for (int i = 0; i < kConsumerWarps; ++i) {
+      const unsigned starts = __ballot_sync(kWholeWarp, entry.num_units() > 0 && first_unit <= unit + i);
+      if (mine == i) source = kWarpThreads - 1 - __clz(static_cast<int>(starts));
+    }
+    const int32_t page = __shfl_sync(kWholeWarp, entry.page, source);
+    const int32_t begin = __shfl_sync(kWholeWarp, entry.begin, source);
+    const int32_t end = __shfl_sync(kWholeWarp, entry.end, source);
+    const uint32_t head_mask = __shfl_sync(kWholeWarp, entry.head_mask, source);
+    const int64_t turn = __shfl_sync(kWholeWarp, entry.turn, source);
+    const int first_of_source = __shfl_sync(kWholeWarp, first_unit, source);
+    if (mine >= 0 && mine < count) {
+      const int token = (begin / kUnitTokens + unit + mine - first_of_source) * kUnitTokens;
+      const int low = begin > token ? begin - token : 0;
+      const int high = end < token + kUnitTokens ? end - token : kUnitTokens;
+      shared_.units[stage_][lane_] = {
+          .span = static_cast<uint32_t>(low | high << 8), .head_mask = head_mask, .turn = turn};
+      CopyUnit(page, token);
+    }
+    num_filled_ += count;
+    return count;
+  }
+
+  __device__ void CopyUnit(int32_t page, int32_t token) {
+    uint8_t* to = shared_.stages[stage_][lane_];
+    uint64_t* full = &shared_.stage_full[stage_];
+    const auto plane = static_cast<int32_t>(page * args_.common.cache.num_kv_heads + kv_head_);
+    ExpectBytes(full, SharedMemory::kUnitBytes);
+    if (args_.common.cache.head_dim == SharedMemory::kColumns * kColumnElements) {
+      CopyTile(to, map_, {{0, token, 0, 0, plane}}, full);
+      return;
+    }
+    // The copy fills what lies past head_dim with zeros.
+    for (int column = 0; column < SharedMemory::kColumns; ++column) {
+      CopyTile(to + column * 2 * kTileBytes, map_, {{column * kColumnElements, token, 0, 0, plane}}, full);
+    }
+  }
+
+  __device__ void CloseStage(bool is_last) {
+    if (lane_ == 0) shared_.stage_is_last[stage_] = is_last ? 1 : 0;
+    __syncwarp();
+    if (lane_ == 0) Arrive(&shared_.stage_full[stage_]);
+    num_filled_ = 0;
+    if (++stage_ == SharedMemory::kStages) {
+      stage_ = 0;
+      phase_ ^= 1;
+    }
+  }
+
+  const DecodeAttentionArgs& args_;
+  const Plan& plan_;
+  const CUtensorMap* const map_;
+  SharedMemory& shared_;
+  const int lane_;
+  int kv_head_ = 0;
+  int num_published_ = 0;
+  int num_filled_ = 0;  // units of the open stage
+  int stage_ = 0;
+  uint32_t phase_ = 0;
+};
+
+}  // namespace farspan::kernels::cuda::decode

@@ -111,7 +111,7 @@ kernels::SelectorRow MakeSelectorRow(const AttentionPlan& plan, int64_t row_inde
                               .first_candidate = selector.candidates.begin / selector.block_tokens,
                               .num_candidates = selector.num_candidates(),
                               .num_picked = selector.num_picked,
-                              .slots_begin = batch->num_selected_slots,
+                              .slots_begin = 0,
                               .dense_layers = {}};
   for (size_t layer = 0; layer < selector.dense_layers.size(); ++layer) {
     if (selector.dense_layers[layer]) row.dense_layers[layer / 64] |= uint64_t{1} << (layer % 64);
@@ -124,9 +124,11 @@ void AppendDecode(const Sequence& sequence, const AttentionPlan& plan, int64_t r
   const BlockTable& pages = sequence.block_table();
   kernels::KvList list;
   if (plan.selector) {
-    batch->selector_rows.push_back(MakeSelectorRow(plan, row, query, pages, batch));
-    const kernels::SelectorRow& selector = batch->selector_rows.back();
-    batch->num_selected_slots += shape.num_kv_heads * kernels::SelectedEntries(selector, pages.page_tokens());
+    kernels::SelectorRow selector = MakeSelectorRow(plan, row, query, pages, batch);
+    selector.slots_begin = static_cast<int64_t>(batch->entries.size());
+    const int64_t num_slots = shape.num_kv_heads * kernels::SelectedEntries(selector, pages.page_tokens());
+    batch->entries.resize(batch->entries.size() + static_cast<size_t>(num_slots));
+    batch->selector_rows.push_back(selector);
     list = selector.context;
   } else {
     list = AppendList(plan, query, pages, &batch->entries);
@@ -135,16 +137,32 @@ void AppendDecode(const Sequence& sequence, const AttentionPlan& plan, int64_t r
   batch->decode_lists.insert(batch->decode_lists.end(), static_cast<size_t>(shape.num_kv_heads), list);
 }
 
+// Entries from `begin` to the batch's last that start before `position`; they ascend.
+int64_t NumEntriesBefore(const ForwardBatch& batch, int64_t begin, int64_t position) {
+  const auto first = batch.entries.begin() + begin;
+  const auto end = std::partition_point(
+      first, batch.entries.end(), [position](const kernels::KvEntry& entry) { return entry.position < position; });
+  return end - first;
+}
+
 void AppendPrefill(const Sequence& sequence, const AttentionPlan& plan, TokenRange queries, const ModelShape& shape,
                    ForwardBatch* batch) {
   constexpr int64_t kTile = kernels::kPrefillTileQueries;
+  // Where every query reads all before it, the tiles' lists are the beginnings of one.
+  const bool shares_list = plan.reads.size() == 1 && plan.left_window_tokens == kUnboundedTokens;
+  kernels::KvList list;
+  if (shares_list) list = AppendList(plan, queries, sequence.block_table(), &batch->entries);
   for (int64_t first = queries.begin; first < queries.end;) {
     const TokenRange tile = {.begin = first, .end = std::min(queries.end, (first / kTile + 1) * kTile)};
     batch->prefill_tiles.push_back({.row = batch->num_rows() + first - queries.begin,
                                     .num_queries = tile.size(),
                                     .first_position = first,
                                     .left_window = plan.left_window_tokens});
-    const kernels::KvList list = AppendList(plan, tile, sequence.block_table(), &batch->entries);
+    if (shares_list) {
+      list.num_entries = NumEntriesBefore(*batch, list.entries_begin, tile.end);
+    } else {
+      list = AppendList(plan, tile, sequence.block_table(), &batch->entries);
+    }
     batch->prefill_lists.insert(batch->prefill_lists.end(), static_cast<size_t>(shape.num_heads), list);
     first = tile.end;
   }

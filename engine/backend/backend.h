@@ -9,10 +9,12 @@
 #include <span>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/attention/plan.h"
 #include "engine/base/clock.h"
+#include "engine/base/model_shape.h"
 #include "engine/kernels/args.h"
 
 namespace farspan {
@@ -55,6 +57,9 @@ class Backend {
   // The element of the values that its ops hand each other.
   virtual kernels::Activation activation() const = 0;
 
+  // Takes what ops of a model of this shape need beside their arguments. Once, before the first op.
+  virtual absl::Status Prepare(const ModelShape& shape) = 0;
+
   // Uninitialised memory, 64-byte aligned. RESOURCE_EXHAUSTED names kind and bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) = 0;
   // Bytes held now. Thread-safe.
@@ -69,6 +74,12 @@ class Backend {
   virtual const void* Stage(std::span<const std::byte> host) = 0;
   // The same as a copy that ops may write.
   virtual void* StageMutable(std::span<const std::byte> host) = 0;
+
+  // The rows that a step of `num_rows` decode rows is padded to before it is recorded; 0 where it is not.
+  virtual int64_t RecordedRows(int64_t num_rows) const = 0;
+  // Enqueues `ops`. Runs of one key enqueue the same ops on the same arguments, staged arrays of the same sizes in the
+  // same order included, but for the last one's: a backend may record them once and enqueue the record from then on.
+  virtual void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) = 0;
 
   // Copies device memory to device memory; the two do not overlap.
   virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;

@@ -123,6 +123,9 @@ class HostCpuBackend final : public Backend {
   void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
     std::memcpy(to, from, static_cast<size_t>(size_bytes));
   }
+  absl::Status Prepare(const ModelShape&) override { return absl::OkStatus(); }
+  int64_t RecordedRows(int64_t) const override { return 0; }
+  void RunRecorded(uint64_t, absl::FunctionRef<void()> ops) override { ops(); }
   void Embed(const kernels::EmbedArgs& args) override { RunOp(table_.embed, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { RunOp(table_.rope_table, args); }
   void AttentionInput(const kernels::AttentionInputArgs& args) override;

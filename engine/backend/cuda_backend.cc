@@ -3,17 +3,20 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cuda_device.h"
+#include "engine/backend/cuda_graphs.h"
+#include "engine/backend/cuda_layers.h"
+#include "engine/backend/cuda_op_timer.h"
+#include "engine/backend/cuda_step_memory.h"
 #include "engine/base/check.h"
-#include "engine/base/math.h"
 #include "engine/base/status_macros.h"
 #include "engine/kernels/cuda/decode_attention.h"
 #include "engine/kernels/cuda/kernels.h"
@@ -22,13 +25,8 @@ namespace farspan {
 namespace {
 
 using kernels::cuda::LaunchEmbed;
-using kernels::cuda::LaunchKvAppend;
-using kernels::cuda::LaunchLinear;
 using kernels::cuda::LaunchPrefillAttention;
-using kernels::cuda::LaunchRmsNorm;
-using kernels::cuda::LaunchRope;
 using kernels::cuda::LaunchRopeTable;
-using kernels::cuda::LaunchSiluMul;
 
 absl::Status DeviceFault(const char* what, cudaError_t error) {
   return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorName(error)));
@@ -50,125 +48,14 @@ class DeviceBuffer final : public Buffer {
   std::atomic<int64_t>& held_bytes_;
 };
 
-// One step's host arrays on their way to the device: pinned chunks with a twin in device memory, reused by each step.
-class Staging {
- public:
-  ~Staging() {
-    for (const Chunk& chunk : chunks_) {
-      cudaFreeHost(chunk.host);
-      cudaFree(chunk.device);
-    }
-  }
-
-  cudaError_t Copy(std::span<const std::byte> bytes, cudaStream_t stream, void** device) {
-    constexpr int64_t kAlignment = 256;
-    const auto size_bytes = static_cast<int64_t>(bytes.size());
-    while (current_ < chunks_.size() && chunks_[current_].size_bytes - used_bytes_ < size_bytes) {
-      ++current_;
-      used_bytes_ = 0;
-    }
-    if (current_ == chunks_.size()) {
-      if (const cudaError_t error = AddChunk(size_bytes); error != cudaSuccess) return error;
-    }
-    const Chunk& chunk = chunks_[current_];
-    std::memcpy(chunk.host + used_bytes_, bytes.data(), bytes.size());
-    *device = chunk.device + used_bytes_;
-    std::byte* const to = chunk.device + used_bytes_;
-    const std::byte* const from = chunk.host + used_bytes_;
-    used_bytes_ = RoundUp(used_bytes_ + size_bytes, kAlignment);
-    return cudaMemcpyAsync(to, from, bytes.size(), cudaMemcpyHostToDevice, stream);
-  }
-
-  // The step that read what was copied has completed.
-  void Reset() {
-    current_ = 0;
-    used_bytes_ = 0;
-  }
-
-  int64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
-
- private:
-  struct Chunk {
-    std::byte* host = nullptr;
-    std::byte* device = nullptr;
-    int64_t size_bytes = 0;
-  };
-
-  cudaError_t AddChunk(int64_t least_bytes) {
-    constexpr int64_t kChunkBytes = int64_t{4} << 20;
-    Chunk chunk{.size_bytes = RoundUp(least_bytes, kChunkBytes)};
-    const auto size = static_cast<size_t>(chunk.size_bytes);
-    if (const cudaError_t error = cudaMallocHost(reinterpret_cast<void**>(&chunk.host), size); error != cudaSuccess) {
-      return error;
-    }
-    if (const cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&chunk.device), size); error != cudaSuccess) {
-      cudaFreeHost(chunk.host);
-      return error;
-    }
-    chunks_.push_back(chunk);
-    size_bytes_ += chunk.size_bytes;
-    return cudaSuccess;
-  }
-
-  std::vector<Chunk> chunks_;
-  size_t current_ = 0;
-  int64_t used_bytes_ = 0;  // of the current chunk
-  std::atomic<int64_t> size_bytes_{0};
-};
-
-// How long ops ran on the device, from events around each; read when their step has completed.
-class OpTimer {
- public:
-  ~OpTimer() {
-    for (const Span& span : spans_) {
-      cudaEventDestroy(span.begin);
-      cudaEventDestroy(span.end);
-    }
-  }
-
-  template <typename Launch>
-  cudaError_t Time(TimedOp op, cudaStream_t stream, const Launch& launch) {
-    if (num_used_ == spans_.size()) {
-      Span span;
-      for (cudaEvent_t* event : {&span.begin, &span.end}) {
-        if (const cudaError_t error = cudaEventCreate(event); error != cudaSuccess) return error;
-      }
-      spans_.push_back(span);
-    }
-    Span& span = spans_[num_used_++];
-    span.op = op;
-    if (const cudaError_t error = cudaEventRecord(span.begin, stream); error != cudaSuccess) return error;
-    if (const cudaError_t error = launch(); error != cudaSuccess) return error;
-    return cudaEventRecord(span.end, stream);
-  }
-
-  cudaError_t Collect() {
-    for (size_t i = 0; i < std::exchange(num_used_, 0); ++i) {
-      float milliseconds = 0;
-      const cudaError_t error = cudaEventElapsedTime(&milliseconds, spans_[i].begin, spans_[i].end);
-      if (error != cudaSuccess) return error;
-      const auto elapsed = std::chrono::duration<float, std::milli>(milliseconds);
-      totals_[static_cast<size_t>(spans_[i].op)] += std::chrono::duration_cast<SteadyDuration>(elapsed).count();
-    }
-    return cudaSuccess;
-  }
-
-  SteadyDuration Total(TimedOp op) const { return SteadyDuration(totals_[static_cast<size_t>(op)].load()); }
-
- private:
-  struct Span {
-    TimedOp op{};
-    cudaEvent_t begin = nullptr;
-    cudaEvent_t end = nullptr;
-  };
-  std::vector<Span> spans_;
-  size_t num_used_ = 0;
-  std::array<std::atomic<SteadyDuration::rep>, kNumTimedOps> totals_{};
-};
+// Rows of the largest recorded step, and of one launch of decode attention.
+constexpr int64_t kMaxDecodeRows = 256;
 
 class DeviceCudaBackend final : public Backend {
  public:
   DeviceCudaBackend(std::string name, cudaStream_t stream) : name_(std::move(name)), stream_(stream) {}
+  // What ops need beside their arguments.
+  absl::Status TakeWorkspace();
   ~DeviceCudaBackend() override { cudaStreamDestroy(stream_); }
 
   std::string_view name() const override { return name_; }
@@ -178,7 +65,7 @@ class DeviceCudaBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override;
   int64_t MemoryBytes(MemoryKind kind) const override {
-    return held_bytes_[static_cast<size_t>(kind)] + (kind == MemoryKind::kWorkspace ? staging_.size_bytes() : 0);
+    return held_bytes_[static_cast<size_t>(kind)] + (kind == MemoryKind::kWorkspace ? step_memory_.size_bytes() : 0);
   }
   SteadyDuration OpTime(TimedOp op) const override { return timer_.Total(op); }
 
@@ -190,26 +77,41 @@ class DeviceCudaBackend final : public Backend {
     Check("download", cudaMemcpy(host.data(), device, host.size(), cudaMemcpyDeviceToHost));
     return fault_;
   }
-  kernels::Activation activation() const override { return kernels::Activation::kF32; }
+  kernels::Activation activation() const override { return kernels::Activation::kBf16; }
   const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
   void* StageMutable(std::span<const std::byte> host) override {
-    void* device = nullptr;
-    if (fault_.ok() && !host.empty()) Check("stage", staging_.Copy(host, stream_, &device));
+    if (!fault_.ok() || !step_status_.ok() || host.empty()) return nullptr;
+    void* const device = step_memory_.Stage(host);
+    if (device == nullptr) {
+      step_status_ = absl::ResourceExhaustedError(
+          absl::StrCat("the lists of one step take more than ", step_memory_.size_bytes(), " bytes"));
+    }
     return device;
   }
 
   void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
     const auto size = static_cast<size_t>(size_bytes);
-    Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
+    if (fault_.ok()) Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
+  }
+  absl::Status Prepare(const ModelShape& shape) override;
+  int64_t RecordedRows(int64_t num_rows) const override;
+  void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) override {
+    if (Ready()) Check("graph", graphs_.Run(key, stream_, ops));
   }
   void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { Launch("rope_table", LaunchRopeTable, args); }
-  void AttentionInput(const kernels::AttentionInputArgs& args) override;
-  void AttentionOutput(const kernels::AddLinearArgs& args) override {
-    Linear(args.x, args.weight, args.hidden, args.num_rows, true);
+  void AttentionInput(const kernels::AttentionInputArgs& args) override {
+    if (Ready()) Check(layers_->AttentionInput(args));
   }
-  void FeedForward(const kernels::FeedForwardArgs& args) override;
-  void Logits(const kernels::LogitsArgs& args) override;
+  void AttentionOutput(const kernels::AddLinearArgs& args) override {
+    if (Ready()) Check(layers_->AttentionOutput(args));
+  }
+  void FeedForward(const kernels::FeedForwardArgs& args) override {
+    if (Ready()) Check(layers_->FeedForward(args));
+  }
+  void Logits(const kernels::LogitsArgs& args) override {
+    if (Ready()) Check(layers_->Logits(args));
+  }
   void FillKeyBounds(const kernels::FillKeyBoundsArgs&) override { RefuseSelection(); }
   void SelectBlocks(const kernels::SelectBlocksArgs&) override { RefuseSelection(); }
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
@@ -222,37 +124,34 @@ class DeviceCudaBackend final : public Backend {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
     Check("wait", cudaStreamSynchronize(stream_));
     if (fault_.ok()) Check("timing", timer_.Collect());
-    staging_.Reset();
-    return fault_;
+    step_memory_.Reset();
+    const absl::Status status = std::exchange(step_status_, absl::OkStatus());
+    return fault_.ok() ? status : fault_;
   }
 
  private:
-  void Norm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t width, void* out) {
-    const kernels::RmsNormArgs args = {.x = x,
-                                       .weight = weight,
-                                       .out = static_cast<float*>(out),
-                                       .num_rows = num_rows,
-                                       .width = width,
-                                       .epsilon = epsilon};
-    Launch("rms_norm", LaunchRmsNorm, args);
-  }
-  void Linear(const void* x, const kernels::WeightView& weight, float* y, int64_t num_rows, bool accumulate = false) {
-    const kernels::LinearArgs args = {
-        .x = static_cast<const float*>(x), .weight = weight, .y = y, .num_rows = num_rows, .accumulate = accumulate};
-    Launch("linear", LaunchLinear, args);
-  }
-
   // The first error of any call stands: a kernel's fault shows in whatever is called next.
   void Check(const char* what, cudaError_t error) {
     if (error != cudaSuccess && fault_.ok()) fault_ = DeviceFault(what, error);
   }
+  void Check(absl::Status status) {
+    if (!status.ok() && fault_.ok()) fault_ = std::move(status);
+  }
+  // Whether the step goes on; what was staged is then on its way.
+  bool Ready() {
+    if (!fault_.ok() || !step_status_.ok()) return false;
+    if (!graphs_.recording()) Check("stage", step_memory_.Flush(stream_));
+    return fault_.ok();
+  }
   template <typename Args>
   void Launch(const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
-    if (fault_.ok()) Check(what, launch(args, stream_));
+    if (Ready()) Check(what, launch(args, stream_));
   }
   template <typename Args>
   void Timed(TimedOp op, const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
-    if (fault_.ok()) Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
+    if (!Ready()) return;
+    if (graphs_.recording()) return Check(what, launch(args, stream_));
+    Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
   }
   // Requests that need it are refused by caps().
   static void RefuseSelection() { FARSPAN_CHECK(false, "selection on a backend whose caps() lack it"); }
@@ -260,79 +159,62 @@ class DeviceCudaBackend final : public Backend {
   const std::string name_;
   const cudaStream_t stream_;
   std::array<std::atomic<int64_t>, kNumMemoryKinds> held_bytes_{};
-  Staging staging_;
-  OpTimer timer_;
-  std::unique_ptr<Buffer> decode_workspace_;  // grows with the rows seen
+  CudaStepMemory step_memory_;
+  std::unique_ptr<Buffer> gemm_workspace_;
+  std::unique_ptr<Buffer> decode_workspace_;
+  std::optional<CudaLayers> layers_;
+  CudaOpTimer timer_;
+  CudaGraphs graphs_;
   uint64_t submitted_ = 0;
-  absl::Status fault_;  // sticky
+  absl::Status step_status_;  // of the step that is being enqueued
+  absl::Status fault_;        // sticky
 };
 
-void DeviceCudaBackend::AttentionInput(const kernels::AttentionInputArgs& args) {
-  const int64_t rows = args.num_rows;
-  auto* const q = static_cast<float*>(args.q);
-  auto* const k = static_cast<float*>(args.projected);
-  float* const v = k + rows * args.key.rows;
-  Norm(args.hidden, args.norm_weight, args.epsilon, rows, args.query.columns, args.normed);
-  Linear(args.normed, args.query, q, rows);
-  Linear(args.normed, args.key, k, rows);
-  Linear(args.normed, args.value, v, rows);
-  for (const auto& [x, num_heads] : {std::pair(q, args.num_heads), std::pair(k, args.cache.num_kv_heads)}) {
-    const kernels::RopeArgs rope = {.x = x,
-                                    .cos_sin = args.cos_sin,
-                                    .num_rows = rows,
-                                    .num_heads = num_heads,
-                                    .head_dim = args.cache.head_dim,
-                                    .rope_dim = args.rope_dim};
-    Launch("rope", LaunchRope, rope);
+absl::Status DeviceCudaBackend::TakeWorkspace() {
+  constexpr int64_t kStepBytes = int64_t{64} << 20;
+  if (const cudaError_t error = step_memory_.Take(kStepBytes); error != cudaSuccess) {
+    return DeviceFault("step memory", error);
   }
-  const kernels::KvAppendArgs append = {.k = k, .v = v, .slots = args.slots, .cache = args.cache, .num_rows = rows};
-  Launch("kv_append", LaunchKvAppend, append);
+  FARSPAN_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(CudaGemm::kWorkspaceBytes, MemoryKind::kWorkspace));
+  FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<CudaGemm> gemm,
+                           CudaGemm::Create({gemm_workspace_->data(), gemm_workspace_->size_bytes()}));
+  layers_.emplace(std::move(gemm), stream_);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape) {
+  const int64_t size_bytes =
+      kernels::cuda::DecodeAttentionWorkspaceBytes(kMaxDecodeRows, shape.num_heads, shape.num_kv_heads, shape.head_dim);
+  FARSPAN_ASSIGN_OR_RETURN(decode_workspace_, Allocate(size_bytes, MemoryKind::kWorkspace));
+  Check("workspace", cudaMemset(decode_workspace_->data(), 0, static_cast<size_t>(size_bytes)));
+  return fault_;
 }
 
 void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
-  const kernels::AttentionCommon& common = args.common;
-  const int64_t needed = kernels::cuda::DecodeAttentionWorkspaceBytes(args.num_rows, common.num_heads,
-                                                                      common.cache.num_kv_heads, common.cache.head_dim);
-  if (decode_workspace_ == nullptr || decode_workspace_->size_bytes() < needed) {
-    if (fault_.ok()) Check("decode_workspace", cudaStreamSynchronize(stream_));
-    decode_workspace_.reset();
-    auto buffer = Allocate(needed, MemoryKind::kWorkspace);
-    if (!buffer.ok()) {
-      if (fault_.ok()) fault_ = buffer.status();
-      return;
+  if (!Ready()) return;
+  FARSPAN_CHECK(decode_workspace_ != nullptr, "decode attention before Prepare");
+  const kernels::cuda::Workspace workspace = {decode_workspace_->data(), decode_workspace_->size_bytes()};
+  const auto launch = [&] {
+    for (int64_t first = 0; first < args.num_rows; first += kMaxDecodeRows) {
+      kernels::DecodeAttentionArgs part = args;
+      part.rows += first;
+      part.lists += first * args.common.cache.num_kv_heads;
+      part.num_rows = std::min(args.num_rows - first, kMaxDecodeRows);
+      const cudaError_t error = kernels::cuda::LaunchDecodeAttention(part, workspace, stream_);
+      if (error != cudaSuccess) return error;
     }
-    decode_workspace_ = *std::move(buffer);
-    Check("decode_workspace", cudaMemsetAsync(decode_workspace_->data(), 0, static_cast<size_t>(needed), stream_));
+    return cudaSuccess;
+  };
+  Check("decode attention", graphs_.recording() ? launch() : timer_.Time(TimedOp::kDecodeAttention, stream_, launch));
+}
+
+// Few sizes, so that few graphs serve every batch, and none much larger than it must be.
+int64_t DeviceCudaBackend::RecordedRows(int64_t num_rows) const {
+  if (num_rows > kMaxDecodeRows) return 0;
+  for (const int64_t rows : {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224}) {
+    if (num_rows <= rows) return rows;
   }
-  if (!fault_.ok()) return;
-  Check("decode_attention", timer_.Time(TimedOp::kDecodeAttention, stream_, [&] {
-    const kernels::cuda::Workspace workspace = {decode_workspace_->data(), decode_workspace_->size_bytes()};
-    return kernels::cuda::LaunchDecodeAttention(args, workspace, stream_);
-  }));
-}
-
-void DeviceCudaBackend::FeedForward(const kernels::FeedForwardArgs& args) {
-  const int64_t rows = args.num_rows, inner_width = args.gate.rows;
-  auto* const gate = static_cast<float*>(args.inner);
-  float* const up = gate + rows * inner_width;
-  Norm(args.hidden, args.norm_weight, args.epsilon, rows, args.gate.columns, args.normed);
-  Linear(args.normed, args.gate, gate, rows);
-  Linear(args.normed, args.up, up, rows);
-  const kernels::SiluMulArgs silu = {.gate = gate, .up = up, .num_rows = rows, .width = inner_width};
-  Launch("silu_mul", LaunchSiluMul, silu);
-  Linear(gate, args.down, args.hidden, rows, true);
-}
-
-void DeviceCudaBackend::Logits(const kernels::LogitsArgs& args) {
-  const kernels::RmsNormArgs norm = {.x = args.hidden,
-                                     .weight = args.norm_weight,
-                                     .out = static_cast<float*>(args.normed),
-                                     .num_rows = args.num_rows,
-                                     .width = args.weight.columns,
-                                     .epsilon = args.epsilon,
-                                     .rows = args.rows};
-  Launch("rms_norm", LaunchRmsNorm, norm);
-  Linear(args.normed, args.weight, args.logits, args.num_rows);
+  return kMaxDecodeRows;
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size_bytes, MemoryKind kind) {
@@ -359,7 +241,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
     return DeviceFault("stream", error);
   }
-  return std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", info.name), stream);
+  auto backend = std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", info.name), stream);
+  FARSPAN_RETURN_IF_ERROR(backend->TakeWorkspace());
+  return backend;
 }
 
 }  // namespace farspan

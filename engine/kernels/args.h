@@ -173,7 +173,7 @@ struct FeedForwardArgs {
   WeightView up;    // as gate
   WeightView down;  // [width][feed_forward_width]
   void* normed;     // [num_rows][width], overwritten
-  void* inner;      // [num_rows][2 * feed_forward_width], overwritten
+  void* inner;      // [num_rows][3 * feed_forward_width], overwritten
   int64_t num_rows;
 };
 
@@ -223,7 +223,7 @@ struct KeyBoundsView {
   void* data = nullptr;
 };
 
-// One run of one page, all of whose tokens are written.
+// One run of one page, all of whose tokens are written; skipped where page < 0.
 struct KeyRun {
   int32_t page;
   int32_t run;  // in [0, page_tokens / KeyBoundsTokens(page_tokens))
@@ -301,7 +301,7 @@ struct SelectorRow {
   int64_t first_candidate;  // the blocks [first_candidate, first_candidate + num_candidates) may be picked
   int64_t num_candidates;
   int64_t num_picked;        // in [1, num_candidates]
-  int64_t slots_begin;       // of the entries that the row's lists occupy, [num_kv_heads][SelectedEntries()]
+  int64_t slots_begin;       // index of the entries that the row's lists occupy, [num_kv_heads][SelectedEntries()]
   uint64_t dense_layers[4];  // bit i % 64 of word i / 64: layer i
 };
 
@@ -316,14 +316,13 @@ constexpr int64_t SelectedEntries(const SelectorRow& row, int64_t page_tokens) {
 }
 
 // Chooses blocks for each row and KV head and writes their lists: the entries into slots, the ranges into `lists`.
-// The highest scores win, equal ones in favour of the lower block, a NaN above all.
+// The highest scores win, equal ones in favour of the lower block, a NaN above all. A row without picks is skipped.
 struct SelectBlocksArgs {
   const void* q;  // [rows of the batch][num_heads][head_dim], rotated
   Activation activation = Activation::kF32;
   KvLayerView cache;
   KeyBoundsView bounds;     // those of every complete block are filled
-  KvEntry* entries;         // the batch's entries, then the slots
-  int64_t first_slot;       // index of the first slot in `entries`
+  KvEntry* entries;         // the batch's, slots included
   KvList* lists;            // [decode rows][num_kv_heads]; those of `rows` are written
   const SelectorRow* rows;  // [num_rows]
   int64_t num_rows;

@@ -21,8 +21,8 @@ struct ForwardBatch {
   std::vector<kernels::DecodeRow> decode_rows;
   std::vector<kernels::KvList> decode_lists;  // [decode_rows][num_kv_heads]
   // Decode rows that choose what they read in each layer; decode_lists name their whole context for them.
+  // Their slots are entries that mean nothing before a layer's choice.
   std::vector<kernels::SelectorRow> selector_rows;
-  int64_t num_selected_slots = 0;  // entries that the chosen lists of one layer occupy
   std::vector<kernels::PrefillTile> prefill_tiles;
   std::vector<kernels::KvList> prefill_lists;  // [prefill_tiles][num_heads]
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/llama.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -11,14 +12,16 @@ namespace farspan {
 
 struct Llama::StagedBatch {
   int64_t num_rows = 0;
+  const TokenId* token_ids = nullptr;
+  const int64_t* positions = nullptr;
   const kernels::KvSlot* kv_slots = nullptr;
-  const kernels::KvEntry* entries = nullptr;
   const kernels::DecodeRow* decode_rows = nullptr;
-  const kernels::KvList* decode_lists = nullptr;
+  kernels::KvList* decode_lists = nullptr;
   int64_t num_decode_rows = 0;
   const kernels::PrefillTile* prefill_tiles = nullptr;
   const kernels::KvList* prefill_lists = nullptr;
   int64_t num_prefill_tiles = 0;
+  kernels::KvEntry* entries = nullptr;
 };
 
 Llama::Llama(const LlamaConfig& config, const ModelShape& shape, ModelInfo info, LlamaWeights weights,
@@ -32,20 +35,45 @@ Llama::Llama(const LlamaConfig& config, const ModelShape& shape, ModelInfo info,
       backend_(backend),
       selection_(backend) {}
 
-Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch) {
+// The entries come last: only their number changes between passes that share a record.
+Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch, int64_t num_rows, KvCache* kv) {
   const auto stage = [this]<typename T>(const std::vector<T>& host) {
     return backend_->StageArray(std::span<const T>(host));
   };
-  const bool selects = !batch.selector_rows.empty();
-  return {.num_rows = batch.num_rows(),
-          .kv_slots = stage(batch.kv_slots),
-          .entries = selects ? selection_.entries() : stage(batch.entries),
-          .decode_rows = stage(batch.decode_rows),
-          .decode_lists = selects ? selection_.lists() : stage(batch.decode_lists),
-          .num_decode_rows = static_cast<int64_t>(batch.decode_rows.size()),
-          .prefill_tiles = stage(batch.prefill_tiles),
-          .prefill_lists = stage(batch.prefill_lists),
-          .num_prefill_tiles = static_cast<int64_t>(batch.prefill_tiles.size())};
+  const auto stage_mutable = [this]<typename T>(const std::vector<T>& host) {
+    return static_cast<T*>(backend_->StageMutable(std::as_bytes(std::span(host))));
+  };
+  const auto num_decode_rows = static_cast<int64_t>(batch.decode_rows.size());
+  const bool padded = num_rows > batch.num_rows();
+  if (padded) {
+    const auto size = static_cast<size_t>(num_rows);
+    padded_.token_ids = batch.token_ids;
+    padded_.token_ids.resize(size);
+    padded_.positions = batch.positions;
+    padded_.positions.resize(size);
+    padded_.kv_slots = batch.kv_slots;
+    padded_.kv_slots.resize(size, {.page = -1, .token = 0});
+    padded_.decode_rows = batch.decode_rows;
+    for (int64_t row = num_decode_rows; row < num_rows; ++row) {
+      padded_.decode_rows.push_back({.row = row, .position = 0, .left_window = kernels::kNoLeftWindow});
+    }
+    padded_.decode_lists = batch.decode_lists;
+    padded_.decode_lists.resize(size * static_cast<size_t>(config_.num_kv_heads));
+  }
+  const ForwardBatch& rows = padded ? padded_ : batch;
+  StagedBatch staged = {.num_rows = num_rows,
+                        .token_ids = stage(rows.token_ids),
+                        .positions = stage(rows.positions),
+                        .kv_slots = stage(rows.kv_slots),
+                        .decode_rows = stage(rows.decode_rows),
+                        .decode_lists = stage_mutable(rows.decode_lists),
+                        .num_decode_rows = static_cast<int64_t>(rows.decode_rows.size()),
+                        .prefill_tiles = stage(batch.prefill_tiles),
+                        .prefill_lists = stage(batch.prefill_lists),
+                        .num_prefill_tiles = static_cast<int64_t>(batch.prefill_tiles.size())};
+  selection_.Begin(batch, padded ? num_rows : static_cast<int64_t>(batch.selector_rows.size()), kv);
+  staged.entries = stage_mutable(batch.entries);
+  return staged;
 }
 
 void Llama::Project(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
@@ -72,7 +100,12 @@ void Llama::Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
   const LlamaLayer& weights = weights_.layers[static_cast<size_t>(layer)];
   const LlamaActivations& a = activations_;
   Project(layer, batch, kv);
-  selection_.Choose({.layer = layer, .q = a.query, .num_heads = config_.num_heads}, kv);
+  selection_.Choose({.layer = layer,
+                     .q = a.query,
+                     .num_heads = config_.num_heads,
+                     .entries = batch.entries,
+                     .lists = batch.decode_lists},
+                    kv);
   const kernels::AttentionCommon common = {
       .q = a.query,
       .out = a.attention,
@@ -111,24 +144,36 @@ void Llama::FeedForward(const LlamaLayer& layer, int64_t num_rows) {
                          .num_rows = num_rows});
 }
 
+void Llama::RunPass(const StagedBatch& batch, const KvCache& kv) {
+  backend_->Embed({.token_ids = batch.token_ids,
+                   .table = weights_.embedding,
+                   .out = activations_.hidden,
+                   .num_rows = batch.num_rows});
+  backend_->RopeTable({.positions = batch.positions,
+                       .inverse_frequencies = weights_.frequencies,
+                       .cos_sin = activations_.cos_sin,
+                       .num_rows = batch.num_rows,
+                       .rope_dim = config_.rope_dim});
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    Attend(i, batch, kv);
+    FeedForward(weights_.layers[static_cast<size_t>(i)], batch.num_rows);
+  }
+}
+
 absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   const int64_t rows = batch.num_rows();
   FARSPAN_CHECK(rows >= 1 && rows <= max_batch_rows_, "rows=", rows, " max=", max_batch_rows_);
   logit_rows_.clear();
-  FARSPAN_RETURN_IF_ERROR(selection_.Begin(batch, &kv));
-  const StagedBatch staged = StageBatch(batch);
-  backend_->Embed({.token_ids = backend_->StageArray(std::span<const TokenId>(batch.token_ids)),
-                   .table = weights_.embedding,
-                   .out = activations_.hidden,
-                   .num_rows = rows});
-  backend_->RopeTable({.positions = backend_->StageArray(std::span<const int64_t>(batch.positions)),
-                       .inverse_frequencies = weights_.frequencies,
-                       .cos_sin = activations_.cos_sin,
-                       .num_rows = rows,
-                       .rope_dim = config_.rope_dim});
-  for (int64_t i = 0; i < config_.num_layers; ++i) {
-    Attend(i, staged, kv);
-    FeedForward(weights_.layers[static_cast<size_t>(i)], rows);
+  const bool decodes_only = batch.prefill_tiles.empty();
+  const int64_t recorded_rows = decodes_only ? std::min(backend_->RecordedRows(rows), max_batch_rows_) : 0;
+  const bool recorded = recorded_rows >= rows;
+  const StagedBatch staged = StageBatch(batch, recorded ? recorded_rows : rows, &kv);
+  selection_.FillEarlier(config_.num_layers, kv);
+  if (recorded) {
+    const uint64_t key = static_cast<uint64_t>(recorded_rows) << 1 | (batch.selector_rows.empty() ? 0 : 1);
+    backend_->RunRecorded(key, [&] { RunPass(staged, kv); });
+  } else {
+    RunPass(staged, kv);
   }
   const absl::Status status = backend_->Wait(backend_->Submit());
   if (!status.ok()) {

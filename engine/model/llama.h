@@ -50,7 +50,7 @@ struct LlamaActivations {
   void* query;      // [rows][num_heads][head_dim]
   void* projected;  // [rows][(num_heads + 2 num_kv_heads) * head_dim]
   void* attention;  // as query
-  void* inner;      // [rows][2 * feed_forward_width]
+  void* inner;      // [rows][3 * feed_forward_width]
   float* cos_sin;   // [rows][rope_dim / 2][2]
   float* logits;    // [kMaxLogitRows][vocab]
   std::vector<std::unique_ptr<Buffer>> buffers;
@@ -71,7 +71,9 @@ class Llama final : public Model {
   // A batch's arrays as ops read them.
   struct StagedBatch;
 
-  StagedBatch StageBatch(const ForwardBatch& batch);
+  // The batch's arrays, those of its rows padded to `num_rows` with rows that read, write and want nothing.
+  StagedBatch StageBatch(const ForwardBatch& batch, int64_t num_rows, KvCache* kv);
+  void RunPass(const StagedBatch& batch, const KvCache& kv);
   void Project(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void FeedForward(const LlamaLayer& layer, int64_t num_rows);
@@ -84,6 +86,7 @@ class Llama final : public Model {
   const int64_t max_batch_rows_;
   Backend* const backend_;
   BlockSelection selection_;
+  ForwardBatch padded_;              // of the last recorded pass, but for its entries
   std::vector<int64_t> logit_rows_;  // of the last Forward, rows of activations_.hidden
   std::vector<float> logits_;        // what the last Logits returned
 };

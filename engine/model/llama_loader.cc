@@ -138,7 +138,7 @@ absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, 
   FARSPAN_RETURN_IF_ERROR(
       take(rows * (config.query_width() + 2 * config.kv_width()), activation, &activations.projected));
   FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), activation, &activations.attention));
-  FARSPAN_RETURN_IF_ERROR(take(rows * 2 * config.feed_forward_width, activation, &activations.inner));
+  FARSPAN_RETURN_IF_ERROR(take(rows * 3 * config.feed_forward_width, activation, &activations.inner));
   FARSPAN_RETURN_IF_ERROR(take(rows * config.rope_dim, kFloat, &activations.cos_sin));
   FARSPAN_RETURN_IF_ERROR(take(kMaxLogitRows * vocab_size, kFloat, &activations.logits));
   return activations;
@@ -176,6 +176,7 @@ absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend
   FARSPAN_ASSIGN_OR_RETURN(const std::optional<std::string_view> name, file.metadata().FindString("general.name"));
   FARSPAN_RETURN_IF_ERROR(RefuseBiases(file));
 
+  FARSPAN_RETURN_IF_ERROR(backend->Prepare(shape));
   WeightLoader loader(&file, backend);
   FARSPAN_ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(config, vocab_size, backend, loader));
   FARSPAN_ASSIGN_OR_RETURN(LlamaActivations activations,

@@ -51,7 +51,7 @@ static inline void AppendList(const SelectBlocksArgs& args, const KvList& list, 
 // The list of (row, KV head) with the row's leading entries.
 static inline ListCursor BeginList(const SelectBlocksArgs& args, const SelectorRow& row, int64_t kv_head) {
   const int64_t capacity = SelectedEntries(row, args.cache.page_tokens);
-  const int64_t begin = args.first_slot + row.slots_begin + kv_head * capacity;
+  const int64_t begin = row.slots_begin + kv_head * capacity;
   ListCursor cursor = {begin, begin};
   AppendList(args, row.leading, &cursor);
   return cursor;

@@ -18,7 +18,6 @@ struct Workspace {
 // cudaErrorInvalidValue when a shape is beyond what the kernel was built for; else the launch's own error.
 cudaError_t LaunchEmbed(const EmbedArgs& args, cudaStream_t stream);
 cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream);
-cudaError_t LaunchLinear(const LinearArgs& args, cudaStream_t stream);
 cudaError_t LaunchSiluMul(const SiluMulArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeTable(const RopeTableArgs& args, cudaStream_t stream);
 cudaError_t LaunchRope(const RopeArgs& args, cudaStream_t stream);

@@ -48,6 +48,18 @@ cudaError_t LaunchNormGateUp(const NormGateUpArgs& args, cudaStream_t stream);
 cudaError_t LaunchAddLinear(const AddLinearArgs& args, cudaStream_t stream);
 cudaError_t LaunchLogits(const LogitsArgs& args, cudaStream_t stream);  // leaves `normed` alone
 
+// y[r][n] = sum over k of x[r][k] * weight[n][k] for weights of every type and any number of rows, slowly.
+struct PlainLinearArgs {
+  const void* x;  // bf16 [num_rows][weight.columns]
+  WeightView weight;
+  void* y;                  // [num_rows][y_stride]
+  bool y_is_bf16 = false;   // else float32
+  bool accumulate = false;  // float32 only
+  int64_t num_rows;
+  int64_t y_stride;
+};
+cudaError_t LaunchPlainLinear(const PlainLinearArgs& args, cudaStream_t stream);
+
 // What stands between the products where there are more rows.
 // out[r][i] = bf16(hidden[r][i] / sqrt(mean(hidden[r]^2) + epsilon) * weight[i]); width is a multiple of 8.
 struct NormRowsArgs {

@@ -124,6 +124,7 @@ class ChoiceScene {
   // The entries of each KV head's list, after Fill.
   std::vector<std::vector<KvEntry>> Choose(const KernelTable& level, int64_t layer, Random* random) {
     std::vector<KvEntry> entries = entries_;
+    row_.slots_begin = static_cast<int64_t>(entries_.size());
     const KvEntry poison = {.page = -1, .first_valid = -1, .num_valid = -1, .position = -1};
     const int64_t capacity = shape_.num_kv_heads * SelectedEntries(row_, shape_.page_tokens);
     entries.insert(entries.end(), ToIndex(capacity), poison);
@@ -132,7 +133,6 @@ class ChoiceScene {
                                    .cache = cache(),
                                    .bounds = {bounds_.data()},
                                    .entries = entries.data(),
-                                   .first_slot = static_cast<int64_t>(entries_.size()),
                                    .lists = lists.data(),
                                    .rows = &row_,
                                    .num_rows = 1,

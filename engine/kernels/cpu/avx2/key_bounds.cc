@@ -53,6 +53,7 @@ void FillRun(const FillKeyBoundsArgs& args, const KeyRun& run) {
 void RunFill(const FillKeyBoundsArgs& args, int64_t task, void*) {
   const int64_t begin = task * kRunsPerFillTask, end = begin + kRunsPerFillTask;
   for (int64_t i = begin; i < end && i < args.num_runs; ++i) {
+    if (args.runs[i].page < 0) continue;
     if (args.cache.element == KvElement::kBf16) {
       FillRun<uint16_t>(args, args.runs[i]);
     } else {

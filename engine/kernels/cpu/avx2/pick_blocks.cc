@@ -100,6 +100,7 @@ void RunPick(const SelectionPass& pass, int64_t task, void*) {
   const SelectBlocksArgs& args = *pass.args;
   const int64_t num_kv_heads = args.cache.num_kv_heads, kv_head = task % num_kv_heads;
   const SelectorRow& row = args.rows[task / num_kv_heads];
+  if (row.num_picked == 0) return;
   if (IsDenseLayer(row, args.layer)) {
     *ListOf(args, row, kv_head) = row.context;
     return;

@@ -29,6 +29,7 @@ int64_t NumFillTasks(const FillKeyBoundsArgs& args) { return args.num_runs; }
 void FillRun(const FillKeyBoundsArgs& args, int64_t task, void*) {
   const KvLayerView& cache = args.cache;
   const KeyRun run = args.runs[task];
+  if (run.page < 0) return;
   const int64_t run_tokens = KeyBoundsTokens(cache.page_tokens);
   for (int64_t kv_head = 0; kv_head < cache.num_kv_heads; ++kv_head) {
     const int64_t keys = KeyOffset(cache, run.page, kv_head) + run.run * run_tokens * cache.head_dim;

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/backend/cuda_layers.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/linear.h"
+
+namespace farspan {
+namespace {
+
+using kernels::Activation;
+using kernels::WeightType;
+using kernels::WeightView;
+using kernels::cuda::NormedRows;
+
+// Up to here reading the weights once in kernels of our own is the faster way.
+constexpr int64_t kMaxStreamedRows = 8;
+
+absl::Status FromLaunch(const char* what, cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorName(error)));
+}
+
+bool AllBf16(std::span<const WeightView> weights) {
+  return std::all_of(weights.begin(), weights.end(), [](const WeightView& w) { return w.type == WeightType::kBf16; });
+}
+
+bool Streams(int64_t num_rows, std::span<const WeightView> weights) {
+  return num_rows <= kMaxStreamedRows && AllBf16(weights);
+}
+
+// Whether `next` lies right behind `weight` in memory, so that both are one matrix.
+bool Continues(const WeightView& weight, const WeightView& next) {
+  const auto* end =
+      static_cast<const std::byte*>(weight.data) + weight.rows * kernels::WeightRowBytes(weight.type, weight.columns);
+  return weight.type == next.type && weight.columns == next.columns && end == next.data;
+}
+
+}  // namespace
+
+absl::Status CudaLayers::Multiply(const void* x, const WeightView& weight, int64_t num_rows, const Target& target) {
+  if (weight.type == WeightType::kBf16) {
+    return gemm_->Run({.x = x,
+                       .weight = weight.data,
+                       .y = target.y,
+                       .y_is_bf16 = target.is_bf16,
+                       .accumulate = target.accumulate,
+                       .num_rows = num_rows,
+                       .num_outputs = weight.rows,
+                       .num_columns = weight.columns,
+                       .y_stride = target.stride},
+                      stream_);
+  }
+  return FromLaunch("linear", kernels::cuda::LaunchPlainLinear({.x = x,
+                                                                .weight = weight,
+                                                                .y = target.y,
+                                                                .y_is_bf16 = target.is_bf16,
+                                                                .accumulate = target.accumulate,
+                                                                .num_rows = num_rows,
+                                                                .y_stride = target.stride},
+                                                               stream_));
+}
+
+absl::Status CudaLayers::MultiplyAll(const void* x, std::span<const WeightView> weights, int64_t num_rows,
+                                     Target target) {
+  for (size_t begin = 0; begin < weights.size();) {
+    WeightView joined = weights[begin];
+    size_t end = begin + 1;
+    while (end < weights.size() && Continues(joined, weights[end])) joined.rows += weights[end++].rows;
+    FARSPAN_RETURN_IF_ERROR(Multiply(x, joined, num_rows, target));
+    target.y = static_cast<std::byte*>(target.y) + joined.rows * (target.is_bf16 ? 2 : 4);
+    begin = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaLayers::AttentionInput(const kernels::AttentionInputArgs& args) {
+  const WeightView weights[] = {args.query, args.key, args.value};
+  const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
+  const int64_t num_outputs = args.query.rows + args.key.rows + args.value.rows;
+  if (Streams(args.num_rows, weights)) {
+    FARSPAN_RETURN_IF_ERROR(
+        FromLaunch("attention input", kernels::cuda::LaunchNormLinear({.input = input,
+                                                                       .weights = {args.query, args.key, args.value},
+                                                                       .num_weights = 3,
+                                                                       .y = args.projected,
+                                                                       .num_rows = args.num_rows},
+                                                                      stream_)));
+  } else {
+    FARSPAN_RETURN_IF_ERROR(FromLaunch(
+        "norm",
+        kernels::cuda::LaunchNormRows(
+            {.input = input, .out = args.normed, .num_rows = args.num_rows, .width = args.query.columns}, stream_)));
+    FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
+                                        {.y = args.projected, .stride = num_outputs, .is_bf16 = true}));
+  }
+  return FromLaunch("rotation", kernels::cuda::LaunchRopeAppend({.qkv = args.projected,
+                                                                 .cos_sin = args.cos_sin,
+                                                                 .slots = args.slots,
+                                                                 .q = args.q,
+                                                                 .cache = args.cache,
+                                                                 .num_rows = args.num_rows,
+                                                                 .num_heads = args.num_heads,
+                                                                 .rope_dim = args.rope_dim,
+                                                                 .activation = Activation::kBf16},
+                                                                stream_));
+}
+
+absl::Status CudaLayers::AttentionOutput(const kernels::AddLinearArgs& args) {
+  if (Streams(args.num_rows, std::span(&args.weight, 1))) {
+    return FromLaunch("attention output", kernels::cuda::LaunchAddLinear(args, stream_));
+  }
+  return Multiply(args.x, args.weight, args.num_rows,
+                  {.y = args.hidden, .stride = args.weight.rows, .accumulate = true});
+}
+
+absl::Status CudaLayers::FeedForward(const kernels::FeedForwardArgs& args) {
+  const WeightView weights[] = {args.gate, args.up};
+  const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
+  const int64_t inner_width = args.gate.rows;
+  void* inner = args.inner;
+  if (Streams(args.num_rows, weights)) {
+    FARSPAN_RETURN_IF_ERROR(FromLaunch(
+        "gate and up",
+        kernels::cuda::LaunchNormGateUp(
+            {.input = input, .gate = args.gate, .up = args.up, .inner = inner, .num_rows = args.num_rows}, stream_)));
+  } else {
+    FARSPAN_RETURN_IF_ERROR(FromLaunch(
+        "norm",
+        kernels::cuda::LaunchNormRows(
+            {.input = input, .out = args.normed, .num_rows = args.num_rows, .width = args.gate.columns}, stream_)));
+    FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
+                                        {.y = args.inner, .stride = 2 * inner_width, .is_bf16 = true}));
+    inner = static_cast<std::byte*>(args.inner) + args.num_rows * 2 * inner_width * 2;
+    FARSPAN_RETURN_IF_ERROR(FromLaunch(
+        "gate",
+        kernels::cuda::LaunchGateRows(
+            {.gate_up = args.inner, .inner = inner, .num_rows = args.num_rows, .width = inner_width}, stream_)));
+  }
+  return AttentionOutput({.x = inner, .weight = args.down, .hidden = args.hidden, .num_rows = args.num_rows});
+}
+
+absl::Status CudaLayers::Logits(const kernels::LogitsArgs& args) {
+  if (Streams(args.num_rows, std::span(&args.weight, 1)))
+    return FromLaunch("logits", kernels::cuda::LaunchLogits(args, stream_));
+  const NormedRows input = {
+      .hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon, .rows = args.rows};
+  FARSPAN_RETURN_IF_ERROR(FromLaunch(
+      "norm",
+      kernels::cuda::LaunchNormRows(
+          {.input = input, .out = args.normed, .num_rows = args.num_rows, .width = args.weight.columns}, stream_)));
+  return Multiply(args.normed, args.weight, args.num_rows, {.y = args.logits, .stride = args.weight.rows});
+}
+
+}  // namespace farspan

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// How long ops ran on the device, from events around each; read when their step has completed.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "engine/backend/backend.h"
+
+namespace farspan {
+
+// Engine thread only, except Total.
+class CudaOpTimer {
+ public:
+  ~CudaOpTimer() {
+    for (const Span& span : spans_) {
+      cudaEventDestroy(span.begin);
+      cudaEventDestroy(span.end);
+    }
+  }
+
+  template <typename Launch>
+  cudaError_t Time(TimedOp op, cudaStream_t stream, const Launch& launch) {
+    if (num_used_ == spans_.size()) {
+      Span span;
+      for (cudaEvent_t* event : {&span.begin, &span.end}) {
+        if (const cudaError_t error = cudaEventCreate(event); error != cudaSuccess) return error;
+      }
+      spans_.push_back(span);
+    }
+    Span& span = spans_[num_used_++];
+    span.op = op;
+    if (const cudaError_t error = cudaEventRecord(span.begin, stream); error != cudaSuccess) return error;
+    if (const cudaError_t error = launch(); error != cudaSuccess) return error;
+    return cudaEventRecord(span.end, stream);
+  }
+
+  cudaError_t Collect() {
+    for (size_t i = 0; i < std::exchange(num_used_, 0); ++i) {
+      float milliseconds = 0;
+      const cudaError_t error = cudaEventElapsedTime(&milliseconds, spans_[i].begin, spans_[i].end);
+      if (error != cudaSuccess) return error;
+      const auto elapsed = std::chrono::duration<float, std::milli>(milliseconds);
+      totals_[static_cast<size_t>(spans_[i].op)] += std::chrono::duration_cast<SteadyDuration>(elapsed).count();
+    }
+    return cudaSuccess;
+  }
+
+  SteadyDuration Total(TimedOp op) const { return SteadyDuration(totals_[static_cast<size_t>(op)].load()); }
+
+ private:
+  struct Span {
+    TimedOp op{};
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+  };
+  std::vector<Span> spans_;
+  size_t num_used_ = 0;
+  std::array<std::atomic<SteadyDuration::rep>, kNumTimedOps> totals_{};
+};
+
+}  // namespace farspan

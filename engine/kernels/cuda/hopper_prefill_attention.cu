@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block is two producing warps and two consuming warpgroups. There is one a multiprocessor; it stays and takes items
+// until there are none.
+#include "engine/kernels/cuda/hopper_prefill_attention.h"
+
+#include "engine/kernels/cuda/hopper_prefill_consumer.cuh"
+#include "engine/kernels/cuda/hopper_prefill_producer.cuh"
+
+namespace farspan::kernels::cuda {
+namespace hopper {
+namespace {
+
+template <int kStages>
+__device__ inline void InitRing(uint64_t* full, uint64_t* empty, uint32_t num_readers) {
+  for (int i = 0; i < kStages; ++i) {
+    InitBarrier(&full[i], 1);
+    InitBarrier(&empty[i], num_readers);
+  }
+}
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    PrefillKernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap kv_map,
+                  const __grid_constant__ PrefillParams params) {
+#if FARSPAN_HOPPER
+  using Shared = PrefillShared<kHeadDim>;
+  extern __shared__ __align__(kPanelAlignment) uint8_t dynamic_shared[];
+  auto* shared = reinterpret_cast<Shared*>(dynamic_shared);
+  if (threadIdx.x == 0) {
+    InitRing<Shared::kQueryStages>(shared->q_full, shared->q_empty, kConsumerWarps + 1);
+    InitRing<Shared::kKeyStages>(shared->k_full, shared->k_empty, kConsumerWarps);
+    InitRing<Shared::kValueStages>(shared->v_full, shared->v_empty, kConsumerWarps);
+    FenceBarrierInit();
+    PrefetchTensorMap(&q_map);
+    PrefetchTensorMap(&kv_map);
+  }
+  __syncthreads();
+  WaitForPrevious();
+  const int warp = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x) / kWarpThreads, 0);
+  if (warp >= kConsumerWarps) {
+    ReleaseRegistersTo<kProducerRegisters>();
+    if (warp == kConsumerWarps) PrefillProducer<kHeadDim, false>(params, &q_map, &kv_map, shared).Run();
+    if (warp == kConsumerWarps + 1) PrefillProducer<kHeadDim, true>(params, &q_map, &kv_map, shared).Run();
+  } else {
+    TakeRegistersTo<kConsumerRegisters>();
+    PrefillConsumer<kHeadDim>(params.args.common, shared).Run();
+  }
+#endif
+}
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+EncodeTiled FindEncodeTiled() {
+  static const EncodeTiled found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+    constexpr unsigned kVersion = 12000;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kVersion, cudaEnableDefault, &result) !=
+            cudaSuccess ||
+        result != cudaDriverEntryPointSuccess) {
+      function = nullptr;
+    }
+    return reinterpret_cast<EncodeTiled>(function);
+  }();
+  return found;
+}
+
+// Rows of `columns` bf16, read in boxes of a panel's columns by `box_rows` rows.
+bool EncodeRows(const void* data, int64_t columns, int64_t rows, int64_t box_rows, CUtensorMap* map) {
+  const EncodeTiled encode = FindEncodeTiled();
+  if (encode == nullptr) return false;
+  const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t stride[1] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint32_t box[2] = {kPanelColumns, static_cast<cuuint32_t>(box_rows)}, step[2] = {1, 1};
+  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), size, stride, box, step,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <int kHeadDim>
+cudaError_t Launch(const PrefillAttentionArgs& args, unsigned* items_taken, cudaStream_t stream) {
+  const AttentionCommon& common = args.common;
+  const KvLayerView& cache = common.cache;
+  constexpr int64_t kManyRows = int64_t{1} << 31;  // how many q has is unknown; only rows of whole tiles are copied
+  CUtensorMap q_map, kv_map;
+  if (!EncodeRows(common.q, common.num_heads * kHeadDim, kManyRows, kTileQueries, &q_map) ||
+      !EncodeRows(cache.data, kHeadDim, cache.num_pages * cache.num_kv_heads * 2 * cache.page_tokens, cache.page_tokens,
+                  &kv_map)) {
+    return cudaErrorNotSupported;
+  }
+  const size_t shared_bytes = sizeof(PrefillShared<kHeadDim>);
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      PrefillKernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (allowed != cudaSuccess) return allowed;
+  if (const cudaError_t error = cudaMemsetAsync(items_taken, 0, sizeof(unsigned), stream); error != cudaSuccess) {
+    return error;
+  }
+  const int64_t num_items = args.num_tiles * common.num_heads;
+  const int64_t num_blocks = CurrentDeviceTraits().num_multiprocessors;
+  const dim3 grid(static_cast<unsigned>(num_items < num_blocks ? num_items : num_blocks));
+  return LaunchKernel(PrefillKernel<kHeadDim>, grid, dim3(kBlockThreads), shared_bytes, stream, q_map, kv_map,
+                      PrefillParams{.args = args, .items_taken = items_taken});
+}
+
+}  // namespace
+}  // namespace hopper
+
+int64_t HopperPrefillWorkspaceBytes() { return sizeof(unsigned); }
+
+bool HopperPrefillSupports(const PrefillAttentionArgs& args) {
+  const AttentionCommon& common = args.common;
+  const KvLayerView& cache = common.cache;
+  return CurrentDeviceTraits().compute_major == 9 && common.activation == Activation::kBf16 &&
+         cache.element == KvElement::kBf16 && (cache.head_dim == 64 || cache.head_dim == 128) &&
+         (cache.page_tokens == 16 || cache.page_tokens == 32 || cache.page_tokens == 64) &&
+         reinterpret_cast<uintptr_t>(common.q) % 16 == 0 && reinterpret_cast<uintptr_t>(common.out) % 16 == 0 &&
+         hopper::FindEncodeTiled() != nullptr;
+}
+
+cudaError_t LaunchHopperPrefillAttention(const PrefillAttentionArgs& args, Workspace workspace, cudaStream_t stream) {
+  if (!HopperPrefillSupports(args) || workspace.size_bytes < HopperPrefillWorkspaceBytes()) {
+    return cudaErrorInvalidValue;
+  }
+  if (args.num_tiles == 0) return cudaSuccess;
+  auto* items_taken = static_cast<unsigned*>(workspace.data);
+  return args.common.cache.head_dim == 64 ? hopper::Launch<64>(args, items_taken, stream)
+                                          : hopper::Launch<128>(args, items_taken, stream);
+}
+
+}  // namespace farspan::kernels::cuda

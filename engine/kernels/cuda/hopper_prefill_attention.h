@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prefill attention on devices of compute capability 9.0, by their asynchronous matrix products: every kind of list and
+// block mask. LaunchPrefillAttention chooses between it and the kernel that runs anywhere.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "engine/kernels/args.h"
+#include "engine/kernels/cuda/kernels.h"
+
+namespace farspan::kernels::cuda {
+
+// bf16 activations and cache, head_dim 64 or 128, page_tokens 16, 32 or 64, on the current device.
+bool HopperPrefillSupports(const PrefillAttentionArgs& args);
+
+int64_t HopperPrefillWorkspaceBytes();
+
+// cudaErrorInvalidValue where HopperPrefillSupports() is false or the workspace is too small.
+cudaError_t LaunchHopperPrefillAttention(const PrefillAttentionArgs& args, Workspace workspace, cudaStream_t stream);
+
+}  // namespace farspan::kernels::cuda

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+// The consuming warpgroups of Hopper's prefill attention: scores, softmax and sums of the tiles that the producer lays
+// in shared memory, 64 queries a warpgroup. The two take turns: while one's softmax runs on the cores, the other's
+// matrix products run on the tensor cores; and within one, the scores of the next keys are computed while the values of
+// the last are summed.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "engine/kernels/args.h"
+#include "engine/kernels/cuda/device.cuh"
+#include "engine/kernels/cuda/hopper.cuh"
+#include "engine/kernels/cuda/hopper_prefill_producer.cuh"
+
+namespace farspan::kernels::cuda::hopper {
+
+inline constexpr int kWarpgroupThreads = 128;
+inline constexpr int kWarpgroups = 2;
+inline constexpr int kConsumerThreads = kWarpgroups * kWarpgroupThreads;
+inline constexpr int kConsumerWarps = kConsumerThreads / kWarpThreads;
+inline constexpr int kBlockThreads = kConsumerThreads + kWarpgroupThreads;
+inline constexpr int kProducerRegisters = 56;
+inline constexpr int kConsumerRegisters = 224;
+inline constexpr int kWarpgroupQueries = kTileQueries / kWarpgroups;
+inline constexpr int kScores = kTileKeys / 2;  // a thread's, of its two queries
+inline constexpr float kNegativeInfinity = -__builtin_huge_valf();
+inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kLn2 = 0.6931471805599453f;
+
+// Rescaling the sums waits until a maximum has grown by this many powers of two: within it nothing can overflow.
+inline constexpr float kSlackLog2 = 8.0f;
+
+__device__ inline float Exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+__device__ inline uint32_t PackBf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// One thread's share of two queries' softmax, in powers of two.
+template <int kHeadDim>
+struct Softmax {
+  float shift[2] = {0, 0};                                  // what scaled scores are relative to
+  float limit[2] = {kNegativeInfinity, kNegativeInfinity};  // scaled scores beyond it move the shift
+  float denominator[2] = {0, 0};                            // of this thread's columns
+  float decay[2] = {1, 1};                                  // what the sums so far are to be multiplied by
+  float out[kHeadDim / 2];
+
+  __device__ __forceinline__ void Reset() {
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) out[i] = 0;
+  }
+
+  // Turns scores into weights and adds them to the denominators. Says whether `out` must decay, warp-wide.
+  __device__ __forceinline__ bool Weigh(float (&scores)[kScores], float scale_log2) {
+    float top[4] = {scores[0], scores[1], scores[2], scores[3]};
+#pragma unroll
+    for (int i = 4; i < kScores; ++i) top[i % 4] = fmaxf(top[i % 4], scores[i]);
+    top[0] = fmaxf(top[0], top[1]);
+    top[1] = fmaxf(top[2], top[3]);
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) top[r] = fmaxf(top[r], __shfl_xor_sync(kWholeWarp, top[r], distance));
+    }
+    top[0] *= scale_log2;
+    top[1] *= scale_log2;
+    const bool grows = __any_sync(kWholeWarp, top[0] > limit[0] || top[1] > limit[1]);
+    if (grows) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        decay[r] = 1;
+        if (top[r] > limit[r]) {
+          decay[r] = limit[r] == kNegativeInfinity ? 0 : Exp2(shift[r] - top[r]);
+          shift[r] = top[r];
+          limit[r] = top[r] + kSlackLog2;
+          denominator[r] *= decay[r];
+        }
+      }
+    }
+    float sum[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      scores[i] = Exp2(fmaf(scores[i], scale_log2, -shift[i / 2 % 2]));
+      sum[i % 4] += scores[i];
+    }
+    denominator[0] += sum[0] + sum[1];
+    denominator[1] += sum[2] + sum[3];
+    return grows;
+  }
+
+  __device__ __forceinline__ void Decay() {
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) out[i] *= decay[i / 2 % 2];
+  }
+};
+
+__device__ __forceinline__ void Pack(const float (&scores)[kScores], uint32_t (&weights)[kScores / 2]) {
+#pragma unroll
+  for (int i = 0; i < kScores / 2; ++i) weights[i] = PackBf16(scores[2 * i], scores[2 * i + 1]);
+}
+
+template <int kHeadDim>
+class PrefillConsumer {
+ public:
+  using Shared = PrefillShared<kHeadDim>;
+
+  __device__ PrefillConsumer(const AttentionCommon& common, Shared* shared)
+      : common_(common),
+        shared_(*shared),
+        scale_log2_(common.scale * kLog2E),
+        warpgroup_(static_cast<int>(threadIdx.x) / kWarpgroupThreads),
+        lane_(static_cast<int>(threadIdx.x) % kWarpThreads),
+        first_query_(static_cast<int>(threadIdx.x) / kWarpThreads * 16 + lane_ / 4) {}
+
+  __device__ __forceinline__ void Run() {
+    if (warpgroup_ == 1) ArriveNamed(kFirstTurn, kConsumerThreads);
+    for (;;) {
+      Wait(&shared_.q_full[q_place_.stage], q_place_.parity);
+      item_ = shared_.items[q_place_.stage];
+      if (item_.num_queries == 0) return;
+      q_address_ = SharedAddress(shared_.q[q_place_.stage]) + warpgroup_ * kWarpgroupQueries * kPanelRowBytes;
+      RunItem();
+      Release(&shared_.q_empty[q_place_.stage]);
+      q_place_.Advance();
+    }
+  }
+
+ private:
+  static constexpr int kFirstTurn = 1;  // named barriers, one a warpgroup
+
+  __device__ __forceinline__ void RunItem() {
+    Softmax<kHeadDim> softmax;
+    softmax.Reset();
+    float scores[kScores];
+    uint32_t weights[kScores / 2];
+    uint32_t flags = AwaitKeys();
+    while ((flags & kEnd) == 0) {
+      if ((flags & kTurned) != 0) {
+        MultiplyTurned(scores);
+      } else {
+        FenceProducts();
+        MultiplyKeys(scores);
+        CommitProducts();
+        WaitForProducts<0>();
+      }
+      HoldRegisters(scores);
+      FinishKeys(flags, scores);
+      if (softmax.Weigh(scores, scale_log2_)) softmax.Decay();
+      Pack(scores, weights);
+      flags = AwaitKeys();
+      while ((flags & (kEnd | kTurned)) == 0) {
+        SyncNamed(kFirstTurn + warpgroup_, kConsumerThreads);
+        FenceProducts();
+        MultiplyKeys(scores);
+        CommitProducts();
+        Wait(&shared_.v_full[v_place_.stage], v_place_.parity);
+        FenceProducts();
+        MultiplyValues(weights, softmax.out);
+        CommitProducts();
+        ArriveNamed(kFirstTurn + (warpgroup_ ^ 1), kConsumerThreads);
+        WaitForProducts<1>();
+        HoldRegisters(scores);
+        FinishKeys(flags, scores);
+        const bool decays = softmax.Weigh(scores, scale_log2_);
+        HoldRegisters(scores);
+        flags = AwaitKeys();
+        WaitForProducts<0>();
+        HoldRegisters(softmax.out);
+        FinishValues();
+        if (decays) softmax.Decay();
+        Pack(scores, weights);
+      }
+      Wait(&shared_.v_full[v_place_.stage], v_place_.parity);
+      FenceProducts();
+      MultiplyValues(weights, softmax.out);
+      CommitProducts();
+      WaitForProducts<0>();
+      HoldRegisters(softmax.out);
+      FinishValues();
+    }
+    Release(&shared_.k_empty[k_place_.stage]);
+    k_place_.Advance();
+    Store(softmax);
+  }
+
+  // Waits for the next keys, or the item's end, and returns their flags.
+  __device__ __forceinline__ uint32_t AwaitKeys() {
+    Wait(&shared_.k_full[k_place_.stage], k_place_.parity);
+    return __shfl_sync(kWholeWarp, shared_.notes[k_place_.stage].flags, 0);
+  }
+
+  // The warp no longer reads the stage.
+  __device__ __forceinline__ void Release(uint64_t* empty) {
+    __syncwarp();
+    if (lane_ == 0) Arrive(empty);
+  }
+
+  // Hides what queries do not see and gives the stage back.
+  __device__ __forceinline__ void FinishKeys(uint32_t flags, float (&scores)[kScores]) {
+    if ((flags & kMasked) != 0) {
+      const uint32_t* seen_by = shared_.notes[k_place_.stage].seen_by + lane_ % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+        const uint2 seen = *reinterpret_cast<const uint2*>(seen_by + i * 2);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const uint32_t range = j % 2 == 0 ? seen.x : seen.y;
+          const uint32_t query = static_cast<uint32_t>(first_query_ + j / 2 * 8);
+          if (query - (range & 0xffff) >= range >> 16) scores[i + j] = kNegativeInfinity;
+        }
+      }
+    }
+    Release(&shared_.k_empty[k_place_.stage]);
+    k_place_.Advance();
+  }
+
+  __device__ __forceinline__ void FinishValues() {
+    Release(&shared_.v_empty[v_place_.stage]);
+    v_place_.Advance();
+  }
+
+  // Byte offset of columns [16 step, 16 step + 16) of an operand.
+  static __device__ __forceinline__ uint32_t ColumnStep(int step) {
+    return static_cast<uint32_t>(step / 4) * kPanelBytes + static_cast<uint32_t>(step % 4) * 32;
+  }
+
+  __device__ __forceinline__ void MultiplyKeys(float (&scores)[kScores]) {
+    const uint64_t q = PanelDescriptor(q_address_, 16);
+    const uint64_t k = PanelDescriptor(SharedAddress(shared_.k[k_place_.stage]), 16);
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+      MultiplyRows(scores, q + (ColumnStep(step) >> 4), k + (ColumnStep(step) >> 4), step > 0);
+    }
+  }
+
+  __device__ __forceinline__ void MultiplyValues(const uint32_t (&weights)[kScores / 2], float (&out)[kHeadDim / 2]) {
+    const uint64_t v = PanelDescriptor(SharedAddress(shared_.v[v_place_.stage]), kPanelBytes);
+#pragma unroll
+    for (int step = 0; step < kTileKeys / 16; ++step) {
+      MultiplyColumns(out, weights + 4 * step, v + (step * 16 * kPanelRowBytes >> 4), true);
+    }
+  }
+
+  // The scores of queries that are turned to the tile's cap where they lie beyond it; waits for them.
+  __device__ __forceinline__ void MultiplyTurned(float (&scores)[kScores]) {
+    const int64_t cap = shared_.notes[k_place_.stage].query_cap;
+    uint32_t turned[kHeadDim / 4];
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int pair = step * 8 + half * 4 + lane_ % 4;
+        const float2 cap_turn = CapTurn(cap, pair);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) turned[4 * step + 2 * half + r] = TurnPair(cap, cap_turn, pair, r);
+      }
+    }
+    const uint64_t k = PanelDescriptor(SharedAddress(shared_.k[k_place_.stage]), 16);
+    FenceProducts();
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+      MultiplyRows(scores, turned + 4 * step, k + (ColumnStep(step) >> 4), step > 0);
+    }
+    CommitProducts();
+    WaitForProducts<0>();
+  }
+
+  // {cos, sin} of the cap's own rotation of a pair of channels.
+  __device__ __forceinline__ float2 CapTurn(int64_t cap, int pair) const {
+    constexpr double kTurnsPerRadian = 0.15915494309189535;
+    if (2 * pair >= common_.rope_dim) return make_float2(1, 0);
+    const double turns = static_cast<double>(cap) * common_.inverse_frequencies[pair] * kTurnsPerRadian;
+    float2 result;
+    sincospif(2 * static_cast<float>(turns - rint(turns)), &result.y, &result.x);
+    return result;
+  }
+
+  // Channels {2 pair, 2 pair + 1} of the thread's first or second query, turned.
+  __device__ __forceinline__ uint32_t TurnPair(int64_t cap, float2 cap_turn, int pair, int r) const {
+    const int query = first_query_ + 8 * r, in_warpgroup = query % kWarpgroupQueries, piece = pair / 4;
+    uint32_t packed;
+    asm volatile("ld.shared.u32 %0, [%1];"
+                 : "=r"(packed)
+                 : "r"(q_address_ + piece / 8 * kPanelBytes + PanelOffset(in_warpgroup, piece % 8) + pair % 4 * 4));
+    if (item_.first_position + query <= cap || query >= item_.num_queries || 2 * pair >= common_.rope_dim) {
+      return packed;
+    }
+    const float2 own = *reinterpret_cast<const float2*>(common_.rope_cos_sin + (item_.row + query) * common_.rope_dim +
+                                                        int64_t{2} * pair);
+    const float turn_cos = cap_turn.x * own.x + cap_turn.y * own.y, turn_sin = cap_turn.y * own.x - cap_turn.x * own.y;
+    const float even = __uint_as_float(packed << 16), odd = __uint_as_float(packed & 0xffff0000u);
+    return PackBf16(even * turn_cos - odd * turn_sin, even * turn_sin + odd * turn_cos);
+  }
+
+  // Four lanes hold eight neighbouring channels of a query; after the exchange each holds those of every fourth eight.
+  __device__ __forceinline__ void Store(const Softmax<kHeadDim>& softmax) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float sum = softmax.denominator[r];
+      sum += __shfl_xor_sync(kWholeWarp, sum, 1);
+      sum += __shfl_xor_sync(kWholeWarp, sum, 2);
+      const float inverse = sum == 0 ? 0 : 1 / sum;
+      const int query = first_query_ + 8 * r;
+      const bool valid = query < item_.num_queries;
+      const int64_t index = (item_.row + query) * common_.num_heads + item_.head;
+      auto* out = static_cast<uint16_t*>(common_.out) + index * kHeadDim;
+#pragma unroll
+      for (int first = 0; first < kHeadDim / 8; first += 4) {
+        uint32_t words[4];
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {
+          const float* pair = softmax.out + 4 * (first + block) + 2 * r;
+          words[block] = PackBf16(pair[0] * inverse, pair[1] * inverse);
+        }
+        ExchangeInQuad(words);
+        if (valid) *reinterpret_cast<uint4*>(out + (first + lane_ % 4) * 8) = *reinterpret_cast<uint4*>(words);
+      }
+      if (valid && lane_ % 4 == 0 && common_.lse != nullptr) {
+        common_.lse[index] = sum == 0 ? kNegativeInfinity : kLn2 * (softmax.shift[r] + log2f(sum));
+      }
+    }
+  }
+
+  // Lane i's word j becomes lane j's word i, among each four lanes.
+  __device__ __forceinline__ void ExchangeInQuad(uint32_t (&words)[4]) const {
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+      const bool upper = (lane_ & distance) != 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if ((i & distance) != 0) continue;
+        const int j = i + distance;
+        const uint32_t received = __shfl_xor_sync(kWholeWarp, upper ? words[i] : words[j], distance);
+        words[i] = upper ? received : words[i];
+        words[j] = upper ? words[j] : received;
+      }
+    }
+  }
+
+  const AttentionCommon& common_;
+  Shared& shared_;
+  const float scale_log2_;
+  const int warpgroup_;
+  const int lane_;
+  const int first_query_;  // of the tile, the thread's; the second is 8 further
+  uint32_t q_address_ = 0;
+  ItemNote item_;
+  RingPlace<Shared::kQueryStages> q_place_;
+  RingPlace<Shared::kKeyStages> k_place_;
+  RingPlace<Shared::kValueStages> v_place_;
+};
+
+}  // namespace farspan::kernels::cuda::hopper

@@ -45,11 +45,12 @@ kernels::KvList AppendList(const AttentionPlan& plan, TokenRange queries, const 
 
 AttentionTraffic TrafficOf(const AttentionPlan& plan, TokenRange queries, const ModelShape& shape) {
   const int64_t context_tokens = queries.end;
-  int64_t chosen_tokens = 0, dense_layers = 0, scored_tokens = 0;
+  int64_t chosen_tokens = 0, dense_layers = 0, scored_bounds = 0;
   for (const ReadRange& range : plan.reads) chosen_tokens += range.tokens.size();
   if (plan.selector) {
     chosen_tokens += plan.selector->num_picked * plan.selector->block_tokens;
-    scored_tokens = context_tokens / plan.selector->block_tokens * plan.selector->block_tokens;
+    scored_bounds = context_tokens / plan.selector->block_tokens * plan.selector->block_tokens /
+                    kernels::KeyBoundsTokens(shape.page_tokens, plan.selector->block_tokens);
     for (int64_t layer = 0; layer < std::min(shape.num_layers, kMaxMaskedLayers); ++layer) {
       dense_layers += plan.selector->dense_layers[static_cast<size_t>(layer)] ? 1 : 0;
     }
@@ -61,8 +62,7 @@ AttentionTraffic TrafficOf(const AttentionPlan& plan, TokenRange queries, const 
           .entries_candidate = context_tokens,
           .read_bytes = layer_tokens * layer_token_bytes,
           .dense_read_bytes = context_tokens * shape.kv_bytes_per_token(),
-          .side_read_bytes =
-              chosen_layers * scored_tokens / kernels::KeyBoundsTokens(shape.page_tokens) * layer_token_bytes};
+          .side_read_bytes = chosen_layers * scored_bounds * layer_token_bytes};
 }
 
 void AppendRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batch) {

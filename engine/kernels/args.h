@@ -214,26 +214,54 @@ struct GatherNormArgs {
   Activation activation = Activation::kF32;  // of out
 };
 
-// Tokens that one pair of key bounds covers, unless pages are shorter: then a page's. Larger blocks combine several.
+// Tokens of a run: the fewest that one pair of key bounds covers.
 constexpr int64_t KeyBoundsTokens(int64_t page_tokens) { return page_tokens < 16 ? page_tokens : 16; }
 
-// Channel-wise smallest and largest key of each run of KeyBoundsTokens(page_tokens) tokens, of one layer's pages, in
-// the cache's element, which holds them exactly: [page][kv head][run][min|max][head_dim].
+// Tokens that each pair covers of those from which a block is scored: a page's, or a run's where blocks are shorter
+// than pages. A block of several has their bounds combined.
+constexpr int64_t KeyBoundsTokens(int64_t page_tokens, int64_t block_tokens) {
+  return block_tokens < page_tokens ? KeyBoundsTokens(page_tokens) : page_tokens;
+}
+
+// Pairs of a KV head in a page: one a run and, where there are several, one of the whole page.
+constexpr int64_t KeyBoundsPairs(int64_t page_tokens) {
+  const int64_t runs = page_tokens / KeyBoundsTokens(page_tokens);
+  return runs > 1 ? runs + 1 : 1;
+}
+
+// Channel-wise smallest and largest key of the runs and pages of one layer, in the cache's element, which holds them
+// exactly: [page], in each [kv head][run][min|max][head_dim], then, where pages have several runs,
+// [kv head][min|max][head_dim] of the whole page.
 struct KeyBoundsView {
   void* data = nullptr;
 };
 
-// One run of one page, all of whose tokens are written; skipped where page < 0.
+// Element offset of the minima of a run, or of the whole page; the maxima follow head_dim later.
+constexpr int64_t RunBoundsOffset(const KvLayerView& cache, int64_t page, int64_t kv_head, int64_t run) {
+  const int64_t runs = cache.page_tokens / KeyBoundsTokens(cache.page_tokens);
+  const int64_t pairs = page * cache.num_kv_heads * KeyBoundsPairs(cache.page_tokens) + kv_head * runs + run;
+  return pairs * 2 * cache.head_dim;
+}
+constexpr int64_t PageBoundsOffset(const KvLayerView& cache, int64_t page, int64_t kv_head) {
+  const int64_t runs = cache.page_tokens / KeyBoundsTokens(cache.page_tokens);
+  const int64_t runs_before = runs > 1 ? cache.num_kv_heads * runs : 0;
+  const int64_t pairs = page * cache.num_kv_heads * KeyBoundsPairs(cache.page_tokens) + runs_before + kv_head;
+  return pairs * 2 * cache.head_dim;
+}
+
+// One run of one page, all of whose tokens are written. A negative page is padding, which is skipped.
 struct KeyRun {
   int32_t page;
   int32_t run;  // in [0, page_tokens / KeyBoundsTokens(page_tokens))
 };
 
-// Computes the bounds of `runs` for every KV head. A channel in which a key is NaN has NaN for both bounds.
+// Computes the bounds of `runs` for every KV head, and with the last run of a page those of the whole page, all of
+// which is written. A channel in which a key is NaN has NaN for both bounds. Fastest where all runs of a page stand in
+// order at a multiple of their number.
 struct FillKeyBoundsArgs {
   KvLayerView cache;
   KeyBoundsView bounds;
-  const KeyRun* runs;  // [num_runs], distinct
+  const KeyRun* runs;  // [num_runs], distinct but for padding
   int64_t num_runs;
 };
 

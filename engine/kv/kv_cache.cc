@@ -11,10 +11,9 @@ namespace farspan {
 
 namespace {
 
-// K and V of a token take as many bytes as the smallest and largest key of a run.
+// K and V of a token take as many bytes as a pair of key bounds.
 int64_t KeyBoundsLayerPageBytes(const ModelShape& shape) {
-  const int64_t runs = shape.page_tokens / kernels::KeyBoundsTokens(shape.page_tokens);
-  return runs * shape.num_kv_heads * shape.kv_bytes_per_token_head();
+  return kernels::KeyBoundsPairs(shape.page_tokens) * shape.num_kv_heads * shape.kv_bytes_per_token_head();
 }
 
 // All bits set is a NaN in bf16 and in f32.
@@ -86,8 +85,9 @@ kernels::KeyBoundsView KvCache::key_bounds(int64_t layer) const {
 
 void KvCache::MarkWritten(PageId page, int64_t token) {
   if (key_bounds_ == nullptr) return;
-  const int64_t run = token / kernels::KeyBoundsTokens(shape_.page_tokens);
-  filled_runs_[static_cast<size_t>(page)] &= ~(uint64_t{1} << run);
+  const int64_t run_tokens = kernels::KeyBoundsTokens(shape_.page_tokens), run = token / run_tokens;
+  const int64_t last_run = shape_.page_tokens / run_tokens - 1;  // the whole page's bounds are filled with it
+  filled_runs_[static_cast<size_t>(page)] &= ~(uint64_t{1} << run | uint64_t{1} << last_run);
 }
 
 void KvCache::MarkWritten(PageId page) {

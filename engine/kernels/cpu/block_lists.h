@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What scoring and picking blocks share at every ISA level: where a run's bounds lie, the order of scores, and how the
-// chosen blocks become a list.
+// What scoring and picking blocks share at every ISA level: where a block's bounds lie, the order of scores, and how
+// the chosen blocks become a list.
 // Internal linkage on purpose: each ISA level compiles its own copy with its own flags.
 #pragma once
 
@@ -11,19 +11,13 @@
 
 namespace farspan::kernels {
 
-// Element offset of the minima of (page, KV head, run); the maxima follow head_dim later.
-static inline int64_t BoundsOffset(const KvLayerView& cache, int64_t page, int64_t kv_head, int64_t run) {
-  const int64_t runs_per_page = cache.page_tokens / KeyBoundsTokens(cache.page_tokens);
-  return ((page * cache.num_kv_heads + kv_head) * runs_per_page + run) * 2 * cache.head_dim;
-}
-
-// Element offset of the bounds of the run that holds logical `token` of a row's context.
+// Element offset of the bounds from which a block of the row is scored that holds logical `token` of its context.
 static inline int64_t BoundsOfToken(const SelectBlocksArgs& args, const SelectorRow& row, int64_t kv_head,
                                     int64_t token) {
   const KvLayerView& cache = args.cache;
-  const KvEntry* context = args.entries + row.context.entries_begin;
-  return BoundsOffset(cache, context[token / cache.page_tokens].page, kv_head,
-                      token % cache.page_tokens / KeyBoundsTokens(cache.page_tokens));
+  const int64_t page = args.entries[row.context.entries_begin + token / cache.page_tokens].page;
+  if (row.block_tokens >= cache.page_tokens) return PageBoundsOffset(cache, page, kv_head);
+  return RunBoundsOffset(cache, page, kv_head, token % cache.page_tokens / KeyBoundsTokens(cache.page_tokens));
 }
 
 // Orders as scores do: greater for a higher score, equal for both zeros, greatest for a NaN.

@@ -55,7 +55,7 @@ class ChoiceScene {
     for (int32_t page = 0; page < pages + 2; ++page) table_.push_back(page);
     random->Shuffle(&table_);
     keys_.assign(ToIndex(cache().num_pages * cache().page_elements() * cache().element_bytes()), 0xff);
-    bounds_.assign(keys_.size() / ToIndex(run_tokens()), 0xff);
+    bounds_.assign(keys_.size() / ToIndex(shape.page_tokens) * ToIndex(KeyBoundsPairs(shape.page_tokens)), 0xff);
     for (int64_t token = 0; token < shape.context_tokens; ++token) {
       for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
         for (int64_t i = 0; i < shape.head_dim; ++i) StoreKey(token, head, i, random->Real(-2, 2));
@@ -98,13 +98,15 @@ class ChoiceScene {
       reinterpret_cast<uint16_t*>(keys_.data())[index] = FloatToBf16(value);
     }
   }
-  // The stored bound of the run that begins at `token`: [page][kv head][run][min|max][head_dim].
+  // The stored bound of the run that begins at `token`: in its page [kv head][run][min|max][head_dim].
   float Bound(int64_t token, int64_t head, bool is_max, int64_t channel) const {
     const int64_t runs = shape_.page_tokens / run_tokens(), run = token % shape_.page_tokens / run_tokens();
-    const int64_t vector = ((PageOf(token) * shape_.num_kv_heads + head) * runs + run) * 2 + (is_max ? 1 : 0);
-    const int64_t index = vector * shape_.head_dim + channel;
-    if (shape_.element == KvElement::kF32) return reinterpret_cast<const float*>(bounds_.data())[index];
-    return Bf16ToFloat(reinterpret_cast<const uint16_t*>(bounds_.data())[index]);
+    return BoundAt(token, head * runs + run, is_max, channel);
+  }
+  // That of its whole page: behind those of the runs [kv head][min|max][head_dim].
+  float PageBound(int64_t token, int64_t head, bool is_max, int64_t channel) const {
+    const int64_t runs = shape_.page_tokens / run_tokens();
+    return BoundAt(token, (runs > 1 ? shape_.num_kv_heads * runs : 0) + head, is_max, channel);
   }
 
   void Fill(const KernelTable& level, Random* random) {
@@ -112,6 +114,7 @@ class ChoiceScene {
     std::vector<KeyRun> runs;
     for (int64_t token = 0; token < row_.num_blocks * row_.block_tokens; token += run_tokens()) {
       runs.push_back({PageOf(token), static_cast<int32_t>(token % shape_.page_tokens / run_tokens())});
+      if (random->OneIn(8)) runs.push_back({.page = -1, .run = 0});
     }
     random->Shuffle(&runs);
     const FillKeyBoundsArgs args = {.cache = cache(),
@@ -213,6 +216,12 @@ class ChoiceScene {
   int64_t KeyToIndex(int64_t token, int64_t head, int64_t channel) const {
     const int64_t plane = (PageOf(token) * shape_.num_kv_heads + head) * 2;
     return (plane * shape_.page_tokens + token % shape_.page_tokens) * shape_.head_dim + channel;
+  }
+  float BoundAt(int64_t token, int64_t pair_in_page, bool is_max, int64_t channel) const {
+    const int64_t pair = PageOf(token) * shape_.num_kv_heads * KeyBoundsPairs(shape_.page_tokens) + pair_in_page;
+    const int64_t index = (pair * 2 + (is_max ? 1 : 0)) * shape_.head_dim + channel;
+    if (shape_.element == KvElement::kF32) return reinterpret_cast<const float*>(bounds_.data())[index];
+    return Bf16ToFloat(reinterpret_cast<const uint16_t*>(bounds_.data())[index]);
   }
   KvList AddEntry(int64_t token) {
     entries_.push_back({.page = PageOf(token),

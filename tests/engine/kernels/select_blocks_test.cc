@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "tests/engine/kernels/choice_scene.h"
 
@@ -51,23 +52,34 @@ void ExpectHighest(const ChoiceScene& scene, const SelectorRow& row, int64_t kv_
   EXPECT_GE(lowest_chosen, highest_other - rounding) << level;
 }
 
+// The extremes of a channel over the tokens [begin, end).
+std::pair<float, float> Extremes(const ChoiceScene& scene, int64_t begin, int64_t end, int64_t head, int64_t channel) {
+  float smallest = INFINITY, largest = -INFINITY;
+  for (int64_t token = begin; token < end; ++token) {
+    smallest = std::min(smallest, scene.Key(token, head, channel));
+    largest = std::max(largest, scene.Key(token, head, channel));
+  }
+  return {smallest, largest};
+}
+
 TEST(KeyBoundsTest, AreTheExactExtremesOfEachChannel) {
   Random random;
   for (int round = 0; round < 20; ++round) {
     ChoiceScene scene(RandomChoiceShape(&random), &random);
-    const SelectorRow& row = scene.row();
+    const int64_t filled = scene.row().num_blocks * scene.row().block_tokens, page_tokens = scene.shape().page_tokens;
     for (const KernelTable* level : KernelLevels()) {
       scene.Fill(*level, &random);
-      for (int64_t token = 0; token < row.num_blocks * row.block_tokens; token += scene.run_tokens()) {
-        for (int64_t head = 0; head < scene.shape().num_kv_heads; ++head) {
-          for (int64_t i = 0; i < scene.shape().head_dim; ++i) {
-            float smallest = INFINITY, largest = -INFINITY;
-            for (int64_t t = token; t < token + scene.run_tokens(); ++t) {
-              smallest = std::min(smallest, scene.Key(t, head, i));
-              largest = std::max(largest, scene.Key(t, head, i));
-            }
+      for (int64_t head = 0; head < scene.shape().num_kv_heads; ++head) {
+        for (int64_t i = 0; i < scene.shape().head_dim; ++i) {
+          for (int64_t token = 0; token < filled; token += scene.run_tokens()) {
+            const auto [smallest, largest] = Extremes(scene, token, token + scene.run_tokens(), head, i);
             ASSERT_EQ(scene.Bound(token, head, false, i), smallest) << level->name;
             ASSERT_EQ(scene.Bound(token, head, true, i), largest) << level->name;
+          }
+          for (int64_t token = 0; token + page_tokens <= filled; token += page_tokens) {
+            const auto [smallest, largest] = Extremes(scene, token, token + page_tokens, head, i);
+            ASSERT_EQ(scene.PageBound(token, head, false, i), smallest) << level->name;
+            ASSERT_EQ(scene.PageBound(token, head, true, i), largest) << level->name;
           }
         }
       }

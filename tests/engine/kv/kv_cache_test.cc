@@ -107,10 +107,14 @@ TEST_P(KvCacheTest, SideDataIsHeldForTheSelectorsAskedForAndCountedApart) {
   const auto bounded = *KvCache::Create(Shape(GetParam()), kNumPages, backend_.get(),
                                         PlanFeatures::kRanges | PlanFeatures::kKeyBoundsSelector);
   EXPECT_EQ(bounded->side_data(), PlanFeatures::kKeyBoundsSelector);
-  // Two bounds for sixteen tokens of K and V.
+  // Two bounds for sixteen tokens of K and V; in longer pages two more for the whole page.
   EXPECT_EQ(bounded->side_data_bytes_per_page() * 16, Shape(GetParam()).kv_bytes_per_page());
   EXPECT_EQ(backend_->MemoryBytes(MemoryKind::kSideData), kNumPages * bounded->side_data_bytes_per_page());
   EXPECT_EQ(backend_->MemoryBytes(MemoryKind::kKvPages), 2 * cache_->size_bytes());
+  ModelShape long_pages = Shape(GetParam());
+  long_pages.page_tokens = 64;
+  const auto longer = *KvCache::Create(long_pages, kNumPages, backend_.get(), PlanFeatures::kKeyBoundsSelector);
+  EXPECT_EQ(longer->side_data_bytes_per_page() * 64, 5 * long_pages.kv_bytes_per_page());
 }
 
 TEST_P(KvCacheTest, BoundsAreStaleUntilFilledAndAgainOnceATokenIsWrittenOrThePageCopiedOver) {
@@ -129,6 +133,9 @@ TEST_P(KvCacheTest, BoundsAreStaleUntilFilledAndAgainOnceATokenIsWrittenOrThePag
   EXPECT_FALSE(cache->TakeStaleKeyBounds({3, 0}));
   cache->CopyPage(PageId{3}, PageId{1});
   EXPECT_FALSE(cache->TakeStaleKeyBounds({3, 0}));
+  cache->MarkWritten(PageId{3}, 15);
+  EXPECT_TRUE(cache->TakeStaleKeyBounds({3, 0}));
+  EXPECT_TRUE(cache->TakeStaleKeyBounds({3, 1})) << "the last run stands for the whole page's bounds";
   EXPECT_TRUE(cache->TakeStaleKeyBounds({1, 0}));
   EXPECT_TRUE(cache->TakeStaleKeyBounds({1, 1}));
   EXPECT_FALSE(cache->TakeStaleKeyBounds({2, 1}));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One pass over a run's bounds scores it for all query heads of the group. With q+ = max(q, 0) and q- = min(q, 0) the
+// One pass over a block's bounds scores it for all query heads of the group. With q+ = max(q, 0) and q- = min(q, 0) the
 // bound is a dot product of twice the length: q+ . largest + q- . smallest.
 #include <cstring>
 
@@ -28,24 +28,32 @@ int64_t NumFillTasks(const FillKeyBoundsArgs& args) {
 }
 
 template <typename Element>
+void FillTokens(const Element* keys, int64_t num_tokens, int64_t head_dim, Element* bounds) {
+  for (int64_t i = 0; i < head_dim; i += kLanes) {
+    __m256 smallest = LoadLanes(keys + i), largest = smallest;
+    __m256 unordered = _mm256_cmp_ps(smallest, smallest, _CMP_UNORD_Q);
+    for (int64_t token = 1; token < num_tokens; ++token) {
+      const __m256 key = LoadLanes(keys + token * head_dim + i);
+      smallest = _mm256_min_ps(smallest, key);
+      largest = _mm256_max_ps(largest, key);
+      unordered = _mm256_or_ps(unordered, _mm256_cmp_ps(key, key, _CMP_UNORD_Q));
+    }
+    StoreLanes(bounds + i, _mm256_or_ps(smallest, unordered));  // all bits set is a NaN
+    StoreLanes(bounds + head_dim + i, _mm256_or_ps(largest, unordered));
+  }
+}
+
+template <typename Element>
 void FillRun(const FillKeyBoundsArgs& args, const KeyRun& run) {
   const KvLayerView& cache = args.cache;
-  const int64_t run_tokens = KeyBoundsTokens(cache.page_tokens), head_dim = cache.head_dim;
+  const int64_t run_tokens = KeyBoundsTokens(cache.page_tokens), runs = cache.page_tokens / run_tokens;
+  Element* const bounds = static_cast<Element*>(args.bounds.data);
   for (int64_t kv_head = 0; kv_head < cache.num_kv_heads; ++kv_head) {
-    const Element* keys =
-        static_cast<const Element*>(cache.data) + KeyOffset(cache, run.page, kv_head) + run.run * run_tokens * head_dim;
-    Element* bounds = static_cast<Element*>(args.bounds.data) + BoundsOffset(cache, run.page, kv_head, run.run);
-    for (int64_t i = 0; i < head_dim; i += kLanes) {
-      __m256 smallest = LoadLanes(keys + i), largest = smallest;
-      __m256 unordered = _mm256_cmp_ps(smallest, smallest, _CMP_UNORD_Q);
-      for (int64_t token = 1; token < run_tokens; ++token) {
-        const __m256 key = LoadLanes(keys + token * head_dim + i);
-        smallest = _mm256_min_ps(smallest, key);
-        largest = _mm256_max_ps(largest, key);
-        unordered = _mm256_or_ps(unordered, _mm256_cmp_ps(key, key, _CMP_UNORD_Q));
-      }
-      StoreLanes(bounds + i, _mm256_or_ps(smallest, unordered));  // all bits set is a NaN
-      StoreLanes(bounds + head_dim + i, _mm256_or_ps(largest, unordered));
+    const Element* keys = static_cast<const Element*>(cache.data) + KeyOffset(cache, run.page, kv_head);
+    FillTokens(keys + run.run * run_tokens * cache.head_dim, run_tokens, cache.head_dim,
+               bounds + RunBoundsOffset(cache, run.page, kv_head, run.run));
+    if (runs > 1 && run.run == runs - 1) {
+      FillTokens(keys, cache.page_tokens, cache.head_dim, bounds + PageBoundsOffset(cache, run.page, kv_head));
     }
   }
 }
@@ -113,12 +121,12 @@ void ScoreGroup(const float* parts, int64_t group, const Element* bounds, int64_
   }
 }
 
-// The bounds of all runs of a block in one: [2][head_dim] floats.
+// The bounds of all runs or pages of a block in one: [2][head_dim] floats.
 template <typename Element>
 void CombineRuns(const SelectBlocksArgs& args, const SelectorRow& row, int64_t kv_head, int64_t begin, float* bounds) {
-  const int64_t head_dim = args.cache.head_dim, run_tokens = KeyBoundsTokens(args.cache.page_tokens);
+  const int64_t head_dim = args.cache.head_dim, step = KeyBoundsTokens(args.cache.page_tokens, row.block_tokens);
   const Element* data = static_cast<const Element*>(args.bounds.data);
-  for (int64_t token = begin; token < begin + row.block_tokens; token += run_tokens) {
+  for (int64_t token = begin; token < begin + row.block_tokens; token += step) {
     const Element* run = data + BoundsOfToken(args, row, kv_head, token);
     for (int64_t i = 0; i < head_dim; i += kLanes) {
       __m256 smallest = LoadLanes(run + i), largest = LoadLanes(run + head_dim + i);
@@ -143,11 +151,11 @@ void ScoreTileBlocks(const SelectionPass& pass, const ScoreTile& tile, float* sc
   float* scores = pass.scores + pass.first_score[tile.row_index * args.cache.num_kv_heads + tile.kv_head];
   SplitQueries(args.q_f32() + (row.row * args.num_heads + tile.kv_head * group) * head_dim, group, head_dim, scratch);
   float* combined = scratch + group * 2 * head_dim;
-  const bool one_run = row.block_tokens == KeyBoundsTokens(args.cache.page_tokens);
+  const bool one_pair = row.block_tokens == KeyBoundsTokens(args.cache.page_tokens, row.block_tokens);
   const Element* data = static_cast<const Element*>(args.bounds.data);
   for (int64_t block = tile.begin; block < tile.end; ++block) {
     const int64_t token = block * row.block_tokens;
-    if (one_run) {
+    if (one_pair) {
       ScoreGroup(scratch, group, data + BoundsOfToken(args, row, tile.kv_head, token), head_dim, scores + block,
                  stride);
     } else {

@@ -26,38 +26,47 @@ void Store(const KvLayerView& cache, void* data, int64_t index, float value) {
 
 int64_t NumFillTasks(const FillKeyBoundsArgs& args) { return args.num_runs; }
 
+// Bounds of `num_tokens` keys that begin at element `keys`, written from element `bounds` on.
+void FillTokens(const FillKeyBoundsArgs& args, int64_t keys, int64_t num_tokens, int64_t bounds) {
+  const KvLayerView& cache = args.cache;
+  for (int64_t i = 0; i < cache.head_dim; ++i) {
+    float smallest = Load(cache, cache.data, keys + i), largest = smallest;
+    for (int64_t token = 1; token < num_tokens; ++token) {
+      const float key = Load(cache, cache.data, keys + token * cache.head_dim + i);
+      if (key < smallest || std::isnan(key)) smallest = key;
+      if (key > largest || std::isnan(key)) largest = key;
+    }
+    Store(cache, args.bounds.data, bounds + i, smallest);
+    Store(cache, args.bounds.data, bounds + cache.head_dim + i, largest);
+  }
+}
+
 void FillRun(const FillKeyBoundsArgs& args, int64_t task, void*) {
   const KvLayerView& cache = args.cache;
   const KeyRun run = args.runs[task];
   if (run.page < 0) return;
-  const int64_t run_tokens = KeyBoundsTokens(cache.page_tokens);
+  const int64_t run_tokens = KeyBoundsTokens(cache.page_tokens), runs = cache.page_tokens / run_tokens;
   for (int64_t kv_head = 0; kv_head < cache.num_kv_heads; ++kv_head) {
-    const int64_t keys = KeyOffset(cache, run.page, kv_head) + run.run * run_tokens * cache.head_dim;
-    const int64_t bounds = BoundsOffset(cache, run.page, kv_head, run.run);
-    for (int64_t i = 0; i < cache.head_dim; ++i) {
-      float smallest = Load(cache, cache.data, keys + i), largest = smallest;
-      for (int64_t token = 1; token < run_tokens; ++token) {
-        const float key = Load(cache, cache.data, keys + token * cache.head_dim + i);
-        if (key < smallest || std::isnan(key)) smallest = key;
-        if (key > largest || std::isnan(key)) largest = key;
-      }
-      Store(cache, args.bounds.data, bounds + i, smallest);
-      Store(cache, args.bounds.data, bounds + cache.head_dim + i, largest);
+    const int64_t keys = KeyOffset(cache, run.page, kv_head);
+    const int64_t bounds = RunBoundsOffset(cache, run.page, kv_head, run.run);
+    FillTokens(args, keys + run.run * run_tokens * cache.head_dim, run_tokens, bounds);
+    if (runs > 1 && run.run == runs - 1) {
+      FillTokens(args, keys, cache.page_tokens, PageBoundsOffset(cache, run.page, kv_head));
     }
   }
 }
 
 int64_t NumScoreTasks(const SelectionPass& pass) { return pass.num_tiles; }
 
-// Sum over channels of max(q * smallest, q * largest) over the runs of a block: their bounds combined.
+// Sum over channels of max(q * smallest, q * largest) over the runs or pages of a block: their bounds combined.
 float ScoreBlock(const SelectBlocksArgs& args, const SelectorRow& row, int64_t kv_head, int64_t block, const float* q) {
   const KvLayerView& cache = args.cache;
-  const int64_t run_tokens = KeyBoundsTokens(cache.page_tokens);
+  const int64_t step = KeyBoundsTokens(cache.page_tokens, row.block_tokens);
   const int64_t begin = block * row.block_tokens, end = begin + row.block_tokens;
   float score = 0;
   for (int64_t i = 0; i < cache.head_dim; ++i) {
     float best = -INFINITY;
-    for (int64_t token = begin; token < end; token += run_tokens) {
+    for (int64_t token = begin; token < end; token += step) {
       const int64_t bounds = BoundsOfToken(args, row, kv_head, token);
       const float low = q[i] * Load(cache, args.bounds.data, bounds + i);
       const float high = q[i] * Load(cache, args.bounds.data, bounds + cache.head_dim + i);

@@ -83,6 +83,7 @@ class Backend {
 
   // Copies device memory to device memory; the two do not overlap.
   virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;
+  virtual void FillRandom(const kernels::FillRandomArgs& args) = 0;
   virtual void Embed(const kernels::EmbedArgs& args) = 0;
   virtual void RopeTable(const kernels::RopeTableArgs& args) = 0;
   virtual void AttentionInput(const kernels::AttentionInputArgs& args) = 0;

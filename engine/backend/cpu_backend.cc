@@ -126,6 +126,7 @@ class HostCpuBackend final : public Backend {
   absl::Status Prepare(const ModelShape&) override { return absl::OkStatus(); }
   int64_t RecordedRows(int64_t) const override { return 0; }
   void RunRecorded(uint64_t, absl::FunctionRef<void()> ops) override { ops(); }
+  void FillRandom(const kernels::FillRandomArgs& args) override { RunOp(table_.fill_random, args); }
   void Embed(const kernels::EmbedArgs& args) override { RunOp(table_.embed, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { RunOp(table_.rope_table, args); }
   void AttentionInput(const kernels::AttentionInputArgs& args) override;

@@ -25,6 +25,7 @@ namespace farspan {
 namespace {
 
 using kernels::cuda::LaunchEmbed;
+using kernels::cuda::LaunchFillRandom;
 using kernels::cuda::LaunchPrefillAttention;
 using kernels::cuda::LaunchRopeTable;
 
@@ -98,6 +99,7 @@ class DeviceCudaBackend final : public Backend {
   void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) override {
     if (Ready()) Check("graph", graphs_.Run(key, stream_, ops));
   }
+  void FillRandom(const kernels::FillRandomArgs& args) override { Launch("fill_random", LaunchFillRandom, args); }
   void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { Launch("rope_table", LaunchRopeTable, args); }
   void AttentionInput(const kernels::AttentionInputArgs& args) override {

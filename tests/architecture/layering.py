@@ -67,7 +67,11 @@ LAYERS: tuple[Layer, ...] = (
     Layer((BASE,), (BASE,), ("abseil",)),
     Layer(("engine/base/log.",), (BASE,), ("abseil", "spdlog")),
     Layer(("engine/kernels/",), ("engine/kernels/",), ()),
-    Layer(("engine/kernels/cuda/",), ("engine/kernels/cuda/", KERNEL_ARGUMENTS), ("cuda",)),
+    Layer(
+        ("engine/kernels/cuda/",),
+        ("engine/kernels/cuda/", KERNEL_ARGUMENTS, "engine/kernels/random_block.h"),
+        ("cuda",),
+    ),
     Layer(("engine/attention/",), ("engine/attention/", BASE), ("abseil", "protobuf")),
     Layer(POLICY_INTERFACE, (*POLICY_INTERFACE, BASE), ("abseil",)),
     Layer(("engine/backend/",), ("engine/backend/", BASE, "engine/kernels/", "engine/attention/plan.h"), ("abseil",)),

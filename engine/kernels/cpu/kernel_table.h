@@ -23,6 +23,7 @@ struct KernelOp {
 
 struct KernelTable {
   const char* name;  // "portable", "avx2"
+  KernelOp<FillRandomArgs> fill_random;
   KernelOp<EmbedArgs> embed;
   KernelOp<RmsNormArgs> rms_norm;
   KernelOp<LinearArgs> linear;

@@ -16,6 +16,7 @@ struct Workspace {
 };
 
 // cudaErrorInvalidValue when a shape is beyond what the kernel was built for; else the launch's own error.
+cudaError_t LaunchFillRandom(const FillRandomArgs& args, cudaStream_t stream);
 cudaError_t LaunchEmbed(const EmbedArgs& args, cudaStream_t stream);
 cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream);
 cudaError_t LaunchSiluMul(const SiluMulArgs& args, cudaStream_t stream);

@@ -6,6 +6,7 @@ namespace farspan::kernels {
 const KernelTable& Avx2Kernels() {
   static const KernelTable table = {
       .name = "avx2",
+      .fill_random = PortableKernels().fill_random,  // before serving begins
       .embed = avx2::kEmbed,
       .rms_norm = avx2::kRmsNorm,
       .linear = avx2::kLinear,

@@ -7,6 +7,7 @@
 
 namespace farspan::kernels::portable {
 
+extern const KernelOp<FillRandomArgs> kFillRandom;
 extern const KernelOp<EmbedArgs> kEmbed;
 extern const KernelOp<RmsNormArgs> kRmsNorm;
 extern const KernelOp<LinearArgs> kLinear;

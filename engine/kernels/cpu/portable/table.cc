@@ -6,6 +6,7 @@ namespace farspan::kernels {
 const KernelTable& PortableKernels() {
   static const KernelTable table = {
       .name = "portable",
+      .fill_random = portable::kFillRandom,
       .embed = portable::kEmbed,
       .rms_norm = portable::kRmsNorm,
       .linear = portable::kLinear,

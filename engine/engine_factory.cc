@@ -71,6 +71,13 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const
   });
 }
 
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& random, const EngineOptions& options,
+                                                     MetricsSink* metrics) {
+  return Assemble(options, metrics, [&random](Backend* backend, const ModelOptions& model_options) {
+    return LoadModel(random, backend, model_options);
+  });
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics) {
   // It reads pages where they lie.

@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/model/gguf.h"
 #include "engine/model/hash_model_options.h"
+#include "engine/model/random_model_options.h"
 
 namespace farspan {
 
@@ -34,7 +35,11 @@ int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes);
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const EngineOptions& options,
                                                      MetricsSink* metrics);
 
-// As above over the hash model, which reads no file and runs on the CPU.
+// As the first with random weights instead of a file's.
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& random, const EngineOptions& options,
+                                                     MetricsSink* metrics);
+
+// As the first over the hash model, which reads no file and runs on the CPU.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics);
 

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "engine/model/hash_model_options.h"
+#include "engine/model/random_model_options.h"
 #include "server/flag_table.h"
 
 extern char** environ;
@@ -71,7 +72,7 @@ class CommandLineReader {
   void CheckTogether() {
     const ServerConfig& config = out_.config;
     if (out_.action == CommandAction::kServe && config.model_path.empty() && !failed_.contains("model")) {
-      Error("--model must be given: the path of a GGUF file, or hash: for the hash model");
+      Error("--model must be given: the path of a GGUF file, random: and a shape, or hash: for the hash model");
     }
     if (config.max_num_seqs > config.max_num_batched_tokens) {
       Error(absl::StrCat("--max-num-seqs must not be above --max-num-batched-tokens (", config.max_num_batched_tokens,
@@ -239,6 +240,10 @@ std::string HelpText() {
                   "your choice:\n"
                   "for tests of load and of clients. --model hash:step_us=500,context=4096 sets, beside defaults:\n",
                   HashModelOptionsText(),
+                  "\nA random model has the shape of a real one and weights that a generator makes on the device, for "
+                  "measurements: its "
+                  "text is\nnoise. --model random:llama-3.1-8b,weights=q4_0 sets, beside defaults:\n",
+                  RandomModelOptionsText(),
                   "\nExit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags; 70 internal error or a\n"
                   "port in use; 75 device lost; 78 the model file cannot be served.\n");
   return text;

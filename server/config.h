@@ -22,7 +22,7 @@ enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 
 // Immutable once parsed. A value is only ever changed through the flag table.
 struct ServerConfig {
-  std::string model_path;         // of a GGUF file, or the name of a hash model
+  std::string model_path;         // of a GGUF file, or the name of a hash or random model
   std::string served_model_name;  // empty: the model file's name without its extension
   std::string host = "127.0.0.1";
   int64_t grpc_port = 50051;             // 0 takes a free port

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/base/math.h"
 #include "engine/model/hash_model_options.h"
+#include "engine/model/random_model_options.h"
 #include "server/attention_text.h"
 
 namespace farspan {
@@ -150,12 +151,16 @@ Flag Switch(absl::string_view name, Field ServerConfig::*field, std::string doc,
 }
 
 Flag ModelFlag() {
-  return {"model", "PATH", "The model: a GGUF file, or hash: for the hash model, described below. Required.",
+  return {"model", "PATH",
+          "The model: a GGUF file, random: and a shape, or hash: for the hash model, both described below. Required.",
           [](absl::string_view value, ServerConfig* config) {
             if (value.empty()) return Rule("must not be empty");
             std::string name(value);
             if (IsHashModelName(name)) {
               if (const auto options = ParseHashModelName(name); !options.ok()) return options.status();
+            }
+            if (IsRandomModelName(name)) {
+              if (const auto options = ParseRandomModelName(name); !options.ok()) return options.status();
             }
             config->model_path = std::move(name);
             return absl::OkStatus();

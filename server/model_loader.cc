@@ -12,6 +12,7 @@
 #include "engine/engine_factory.h"
 #include "engine/model/gguf_vocabulary.h"
 #include "engine/model/hash_model_options.h"
+#include "engine/model/random_model_options.h"
 #include "engine/text/bpe.h"
 #include "engine/text/byte_vocabulary.h"
 #include "server/cpu_count.h"
@@ -81,7 +82,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Begin(const ServerConfig& config, V
   return model;
 }
 
-// `source` is the file or the hash model's settings; `declared` its context, 0 where the file does not say.
+// `source` is the file or the settings of a hash or random model; `declared` its context, 0 where the file does not
+// say.
 template <typename Source>
 absl::StatusOr<std::unique_ptr<ServedModel>> Finish(const ServerConfig& config, const Source& source, int64_t declared,
                                                     std::unique_ptr<ServedModel> model, MetricsSink* metrics) {
@@ -103,6 +105,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServerConfig& config, Me
     FARSPAN_ASSIGN_OR_RETURN(const HashModelOptions hash, ParseHashModelName(config.model_path));
     FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> model, Begin(config, ByteVocabulary()));
     return Finish(config, hash, hash.context_tokens, std::move(model), metrics);
+  }
+  if (IsRandomModelName(config.model_path)) {
+    FARSPAN_ASSIGN_OR_RETURN(const RandomModelOptions random, ParseRandomModelName(config.model_path));
+    const LlamaSpec& spec = random.shape.spec;
+    FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> model, Begin(config, ByteVocabulary(spec.vocab_size)));
+    return Finish(config, random, spec.config.context_tokens, std::move(model), metrics);
   }
   FARSPAN_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(config.model_path));
   FARSPAN_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadGgufVocabulary(file.metadata()));
@@ -144,6 +152,12 @@ std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const 
 std::string ServedModelName(const ServerConfig& config) {
   if (!config.served_model_name.empty()) return config.served_model_name;
   if (IsHashModelName(config.model_path)) return "hash";
+  if (IsRandomModelName(config.model_path)) {
+    // "llama-3.1-8b" for "random:llama-3.1-8b,seed=1" and "random:/models/llama-3.1-8b.json".
+    const std::string shape = config.model_path.substr(config.model_path.find(':') + 1);
+    const std::filesystem::path path(shape.substr(0, shape.find(',')));
+    return absl::StrCat("random-", path.extension() == ".json" ? path.stem().string() : path.string());
+  }
   return std::filesystem::path(config.model_path).stem().string();
 }
 

@@ -17,6 +17,7 @@
 #include "engine/model/llama_config.h"
 #include "engine/model/model.h"
 #include "engine/model/model_registry.h"
+#include "engine/model/weight_source.h"
 
 namespace farspan {
 
@@ -91,6 +92,9 @@ class Llama final : public Model {
   std::vector<float> logits_;        // what the last Logits returned
 };
 
+// Fails as LoadModel does. Of `source` nothing is kept but its buffers.
+absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const LlamaSpec& spec, WeightSource& source, Backend* backend,
+                                                   const ModelOptions& options);
 absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend* backend, const ModelOptions& options);
 
 }  // namespace farspan

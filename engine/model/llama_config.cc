@@ -13,18 +13,6 @@
 namespace farspan {
 namespace {
 
-// Far above any network of the family; they bound every product of two of them below 2^63.
-constexpr int64_t kMaxLayers = 1024;
-constexpr int64_t kMaxWidth = 1 << 17;
-constexpr int64_t kMaxFeedForwardWidth = 1 << 20;
-constexpr int64_t kMaxHeads = 1024;
-constexpr int64_t kMaxHeadDim = 512;
-constexpr int64_t kHeadDimStep = 8;  // attention kernels walk whole vectors of channels
-constexpr int64_t kMaxContextTokens = 1 << 24;
-constexpr int64_t kMaxGroup = 32;  // query heads on one KV head, by the kernels' head mask
-constexpr double kMaxFreqBase = 1e12;
-constexpr double kMaxLinearFactor = 4096;
-
 absl::Status Refuse(std::string_view key, std::string_view expected, std::string_view got) {
   return absl::InvalidArgumentError(
       absl::StrCat("key ", AbslView(key), ": expected ", AbslView(expected), ", got ", AbslView(got)));
@@ -45,11 +33,13 @@ absl::StatusOr<int64_t> CountOr(const GgufMetadata& metadata, std::string_view k
 absl::Status ReadHeads(const GgufMetadata& metadata, LlamaConfig& config) {
   constexpr std::string_view kKvHeads = "llama.attention.head_count_kv";
   constexpr std::string_view kKeyLength = "llama.attention.key_length";
-  FARSPAN_ASSIGN_OR_RETURN(config.num_heads, Count(metadata, "llama.attention.head_count", 1, kMaxHeads));
-  FARSPAN_ASSIGN_OR_RETURN(config.num_kv_heads, CountOr(metadata, kKvHeads, 1, kMaxHeads, config.num_heads));
-  if (config.num_heads % config.num_kv_heads != 0 || config.num_heads / config.num_kv_heads > kMaxGroup) {
+  FARSPAN_ASSIGN_OR_RETURN(config.num_heads, Count(metadata, "llama.attention.head_count", 1, LlamaLimits::kMaxHeads));
+  FARSPAN_ASSIGN_OR_RETURN(config.num_kv_heads,
+                           CountOr(metadata, kKvHeads, 1, LlamaLimits::kMaxHeads, config.num_heads));
+  if (config.num_heads % config.num_kv_heads != 0 || config.num_heads / config.num_kv_heads > LlamaLimits::kMaxGroup) {
     return Refuse(kKvHeads,
-                  absl::StrCat("a divisor of the ", config.num_heads, " heads, at most ", kMaxGroup, " heads on each"),
+                  absl::StrCat("a divisor of the ", config.num_heads, " heads, at most ", LlamaLimits::kMaxGroup,
+                               " heads on each"),
                   absl::StrCat(config.num_kv_heads));
   }
   if (!metadata.Has(kKeyLength) && config.width % config.num_heads != 0) {
@@ -57,15 +47,17 @@ absl::Status ReadHeads(const GgufMetadata& metadata, LlamaConfig& config) {
                   absl::StrCat(config.num_heads));
   }
   FARSPAN_ASSIGN_OR_RETURN(config.head_dim,
-                           CountOr(metadata, kKeyLength, 1, kMaxHeadDim, config.width / config.num_heads));
-  if (config.head_dim < kHeadDimStep || config.head_dim > kMaxHeadDim || config.head_dim % kHeadDimStep != 0) {
+                           CountOr(metadata, kKeyLength, 1, LlamaLimits::kMaxHeadDim, config.width / config.num_heads));
+  if (config.head_dim < LlamaLimits::kHeadDimStep || config.head_dim > LlamaLimits::kMaxHeadDim ||
+      config.head_dim % LlamaLimits::kHeadDimStep != 0) {
     return Refuse(kKeyLength,
-                  absl::StrCat("a size of a head that is a multiple of ", kHeadDimStep, " up to ", kMaxHeadDim),
+                  absl::StrCat("a size of a head that is a multiple of ", LlamaLimits::kHeadDimStep, " up to ",
+                               LlamaLimits::kMaxHeadDim),
                   absl::StrCat(config.head_dim));
   }
   constexpr std::string_view kValueLength = "llama.attention.value_length";
   FARSPAN_ASSIGN_OR_RETURN(const int64_t value_length,
-                           CountOr(metadata, kValueLength, 1, kMaxHeadDim, config.head_dim));
+                           CountOr(metadata, kValueLength, 1, LlamaLimits::kMaxHeadDim, config.head_dim));
   if (value_length != config.head_dim) {
     return Refuse(kValueLength, absl::StrCat("the key length ", config.head_dim), absl::StrCat(value_length));
   }
@@ -83,7 +75,8 @@ absl::Status ReadRopeScaling(const GgufMetadata& metadata, LlamaConfig& config) 
   const bool linear = type && *type == "linear";
   const std::string_view factor_key = linear || metadata.Has(kFactor) ? kFactor : kOldFactor;
   // Written as 0 or 1 by converters where nothing is scaled.
-  FARSPAN_ASSIGN_OR_RETURN(const std::optional<double> factor, metadata.FindFloat(factor_key, 0, kMaxLinearFactor));
+  FARSPAN_ASSIGN_OR_RETURN(const std::optional<double> factor,
+                           metadata.FindFloat(factor_key, 0, LlamaLimits::kMaxLinearFactor));
   const bool scaled = !type || linear;
   if (linear && !factor) return Refuse(kFactor, "the factor of linear scaling", "no such key");
   if (scaled && factor && *factor > 0) config.rope_linear_factor = *factor;
@@ -96,7 +89,7 @@ absl::Status ReadRope(const GgufMetadata& metadata, LlamaConfig& config) {
   constexpr double kDefaultFreqBase = 10000;
   FARSPAN_ASSIGN_OR_RETURN(config.rope_dim, CountOr(metadata, kDims, 2, config.head_dim, config.head_dim));
   if (config.rope_dim % 2 != 0) return Refuse(kDims, "an even number", absl::StrCat(config.rope_dim));
-  FARSPAN_ASSIGN_OR_RETURN(const std::optional<double> base, metadata.FindFloat(kBase, 1, kMaxFreqBase));
+  FARSPAN_ASSIGN_OR_RETURN(const std::optional<double> base, metadata.FindFloat(kBase, 1, LlamaLimits::kMaxFreqBase));
   config.rope_freq_base = base.value_or(kDefaultFreqBase);
   return ReadRopeScaling(metadata, config);
 }
@@ -128,11 +121,12 @@ std::string LlamaConfig::Describe() const {
 
 absl::StatusOr<LlamaConfig> ReadLlamaConfig(const GgufMetadata& metadata) {
   LlamaConfig config;
-  FARSPAN_ASSIGN_OR_RETURN(config.num_layers, Count(metadata, "llama.block_count", 1, kMaxLayers));
-  FARSPAN_ASSIGN_OR_RETURN(config.width, Count(metadata, "llama.embedding_length", 1, kMaxWidth));
+  FARSPAN_ASSIGN_OR_RETURN(config.num_layers, Count(metadata, "llama.block_count", 1, LlamaLimits::kMaxLayers));
+  FARSPAN_ASSIGN_OR_RETURN(config.width, Count(metadata, "llama.embedding_length", 1, LlamaLimits::kMaxWidth));
   FARSPAN_ASSIGN_OR_RETURN(config.feed_forward_width,
-                           Count(metadata, "llama.feed_forward_length", 1, kMaxFeedForwardWidth));
-  FARSPAN_ASSIGN_OR_RETURN(config.context_tokens, Count(metadata, "llama.context_length", 1, kMaxContextTokens));
+                           Count(metadata, "llama.feed_forward_length", 1, LlamaLimits::kMaxFeedForwardWidth));
+  FARSPAN_ASSIGN_OR_RETURN(config.context_tokens,
+                           Count(metadata, "llama.context_length", 1, LlamaLimits::kMaxContextTokens));
   FARSPAN_RETURN_IF_ERROR(ReadHeads(metadata, config));
   FARSPAN_RETURN_IF_ERROR(ReadRope(metadata, config));
   FARSPAN_ASSIGN_OR_RETURN(const double epsilon, metadata.GetFloat("llama.attention.layer_norm_rms_epsilon", 1e-12, 1));

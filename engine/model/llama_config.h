@@ -31,6 +31,28 @@ struct LlamaConfig {
   std::string Describe() const;
 };
 
+// A network before its weights.
+struct LlamaSpec {
+  LlamaConfig config;
+  int64_t vocab_size = 0;
+  std::string name;  // as any log or response may carry it; may be empty
+};
+
+// Far above any network of the family; they bound every product of two of them below 2^63.
+struct LlamaLimits {
+  static constexpr int64_t kMaxLayers = 1024;
+  static constexpr int64_t kMaxWidth = 1 << 17;
+  static constexpr int64_t kMaxFeedForwardWidth = 1 << 20;
+  static constexpr int64_t kMaxHeads = 1024;
+  static constexpr int64_t kMaxHeadDim = 512;
+  static constexpr int64_t kHeadDimStep = 8;  // attention kernels walk whole vectors of channels
+  static constexpr int64_t kMaxContextTokens = 1 << 24;
+  static constexpr int64_t kMaxGroup = 32;  // query heads on one KV head, by the kernels' head mask
+  static constexpr int64_t kMaxVocabSize = 1 << 22;
+  static constexpr double kMaxFreqBase = 1e12;
+  static constexpr double kMaxLinearFactor = 4096;
+};
+
 // INVALID_ARGUMENT names the key, what was expected and what was found; also for a variant that would compute another
 // function than ours (experts, another rope scaling, a sliding window below the context).
 absl::StatusOr<LlamaConfig> ReadLlamaConfig(const GgufMetadata& metadata);

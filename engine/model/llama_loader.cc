@@ -17,7 +17,6 @@ namespace {
 constexpr char kEmbeddingName[] = "token_embd.weight";
 constexpr char kOutputName[] = "output.weight";
 constexpr char kRopeFactorsName[] = "rope_freqs.weight";
-constexpr int64_t kMaxVocabSize = 1 << 22;
 
 // A text's tokens index the embedding's rows: the file may have more rows than tokens, not fewer.
 absl::Status CheckTokensHaveRows(const GgufMetadata& metadata, int64_t vocab_size) {
@@ -34,11 +33,11 @@ absl::Status CheckTokensHaveRows(const GgufMetadata& metadata, int64_t vocab_siz
 absl::StatusOr<int64_t> VocabSize(const GgufFile& file, const LlamaConfig& config) {
   constexpr std::string_view kKey = "llama.vocab_size";
   const GgufTensor* embedding = file.FindTensor(kEmbeddingName);
-  if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > kMaxVocabSize ||
+  if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > LlamaLimits::kMaxVocabSize ||
       embedding->columns() != config.width) {
     return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", kEmbeddingName, ": expected [vocabulary of at most ", kMaxVocabSize, ", ", config.width,
-                     "], got ", embedding == nullptr ? "no such tensor" : ShapeText(embedding->shape)));
+        absl::StrCat("tensor ", kEmbeddingName, ": expected [vocabulary of at most ", LlamaLimits::kMaxVocabSize, ", ",
+                     config.width, "], got ", embedding == nullptr ? "no such tensor" : ShapeText(embedding->shape)));
   }
   const int64_t vocab_size = embedding->shape[0];
   if (file.metadata().Has(kKey)) {
@@ -61,7 +60,7 @@ absl::Status RefuseBiases(const GgufFile& file) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<LlamaLayer> LoadLayer(const LlamaConfig& config, int64_t index, WeightLoader& loader) {
+absl::StatusOr<LlamaLayer> LoadLayer(const LlamaConfig& config, int64_t index, WeightSource& loader) {
   const auto name = [index](const char* part) { return absl::StrCat("blk.", index, ".", part, ".weight"); };
   LlamaLayer layer;
   FARSPAN_ASSIGN_OR_RETURN(layer.attention_norm, loader.LoadVector(name("attn_norm"), config.width));
@@ -79,7 +78,7 @@ absl::StatusOr<LlamaLayer> LoadLayer(const LlamaConfig& config, int64_t index, W
   return layer;
 }
 
-absl::StatusOr<std::vector<float>> RopeFactors(const LlamaConfig& config, WeightLoader& loader) {
+absl::StatusOr<std::vector<float>> RopeFactors(const LlamaConfig& config, WeightSource& loader) {
   if (!loader.Has(kRopeFactorsName)) return std::vector<float>();
   FARSPAN_ASSIGN_OR_RETURN(std::vector<float> factors, loader.ReadVector(kRopeFactorsName, config.rope_dim / 2));
   for (const float factor : factors) {
@@ -94,7 +93,7 @@ absl::StatusOr<std::vector<float>> RopeFactors(const LlamaConfig& config, Weight
 }
 
 absl::StatusOr<LlamaWeights> LoadWeights(const LlamaConfig& config, int64_t vocab_size, Backend* backend,
-                                         WeightLoader& loader) {
+                                         WeightSource& loader) {
   LlamaWeights weights{};
   FARSPAN_ASSIGN_OR_RETURN(weights.embedding, loader.LoadMatrix(kEmbeddingName, vocab_size, config.width));
   for (int64_t i = 0; i < config.num_layers; ++i) {
@@ -107,7 +106,7 @@ absl::StatusOr<LlamaWeights> LoadWeights(const LlamaConfig& config, int64_t voca
     FARSPAN_ASSIGN_OR_RETURN(weights.output, loader.LoadMatrix(kOutputName, vocab_size, config.width));
   }
   FARSPAN_ASSIGN_OR_RETURN(const std::vector<float> factors, RopeFactors(config, loader));
-  FARSPAN_RETURN_IF_ERROR(loader.CheckAllLoaded());
+  FARSPAN_RETURN_IF_ERROR(loader.Finish());
   weights.buffers = loader.TakeBuffers();
 
   const std::vector<double> frequencies = RopeFrequencies(config, factors);
@@ -168,28 +167,35 @@ absl::StatusOr<ModelShape> ShapeOf(const LlamaConfig& config, int64_t vocab_size
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend* backend,
+absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const LlamaSpec& spec, WeightSource& source, Backend* backend,
                                                    const ModelOptions& options) {
-  FARSPAN_ASSIGN_OR_RETURN(const LlamaConfig config, ReadLlamaConfig(file.metadata()));
-  FARSPAN_ASSIGN_OR_RETURN(const int64_t vocab_size, VocabSize(file, config));
-  FARSPAN_ASSIGN_OR_RETURN(const ModelShape shape, ShapeOf(config, vocab_size, options));
-  FARSPAN_ASSIGN_OR_RETURN(const std::optional<std::string_view> name, file.metadata().FindString("general.name"));
-  FARSPAN_RETURN_IF_ERROR(RefuseBiases(file));
-
+  const LlamaConfig& config = spec.config;
+  FARSPAN_ASSIGN_OR_RETURN(const ModelShape shape, ShapeOf(config, spec.vocab_size, options));
   FARSPAN_RETURN_IF_ERROR(backend->Prepare(shape));
-  WeightLoader loader(&file, backend);
-  FARSPAN_ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(config, vocab_size, backend, loader));
+  FARSPAN_ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(config, spec.vocab_size, backend, source));
   FARSPAN_ASSIGN_OR_RETURN(LlamaActivations activations,
-                           AllocateActivations(config, vocab_size, options.max_batch_rows, backend));
-  ContentHash identity = loader.content_hash();
+                           AllocateActivations(config, spec.vocab_size, options.max_batch_rows, backend));
+  ContentHash identity = source.content_hash();
   identity.AddText(config.Describe());
   ModelInfo info = {.architecture = "llama",
-                    .name = ShownName(name.value_or("")),
+                    .name = spec.name,
                     .weights_id = identity.Hex(),
-                    .num_parameters = loader.num_parameters(),
-                    .weight_bytes = loader.size_bytes()};
+                    .num_parameters = source.num_parameters(),
+                    .weight_bytes = source.size_bytes()};
   return std::make_unique<Llama>(config, shape, std::move(info), std::move(weights), std::move(activations),
                                  options.max_batch_rows, backend);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const GgufFile& file, Backend* backend,
+                                                   const ModelOptions& options) {
+  LlamaSpec spec;
+  FARSPAN_ASSIGN_OR_RETURN(spec.config, ReadLlamaConfig(file.metadata()));
+  FARSPAN_ASSIGN_OR_RETURN(spec.vocab_size, VocabSize(file, spec.config));
+  FARSPAN_ASSIGN_OR_RETURN(const std::optional<std::string_view> name, file.metadata().FindString("general.name"));
+  spec.name = ShownName(name.value_or(""));
+  FARSPAN_RETURN_IF_ERROR(RefuseBiases(file));
+  WeightLoader loader(&file, backend);
+  return CreateLlama(spec, loader, backend, options);
 }
 
 }  // namespace farspan

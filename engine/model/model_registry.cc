@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/model/gguf_cursor.h"
 #include "engine/model/llama.h"
+#include "engine/model/random_model.h"
 
 namespace farspan {
 namespace {
@@ -60,6 +61,12 @@ absl::Status RefuseShard(const GgufMetadata& metadata) {
   return metadata.FindUint("split.count", 0, kOneFile).status();
 }
 
+void LogLoaded(const ModelInfo& info, SteadyTime begin) {
+  const std::chrono::duration<double> elapsed = Clock::Real()->Now() - begin;
+  Log().info("model loaded: architecture={} parameters={} weight_bytes={} weights_id={} seconds={:.3f}",
+             info.architecture, info.num_parameters, info.weight_bytes, info.weights_id, elapsed.count());
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const GgufFile& file, Backend* backend, const ModelOptions& options) {
@@ -68,10 +75,16 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const GgufFile& file, Backend* 
   FARSPAN_RETURN_IF_ERROR(RefuseShard(file.metadata()));
   FARSPAN_ASSIGN_OR_RETURN(const Factory create, FindArchitecture(file.metadata()));
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, create(file, backend, options));
-  const ModelInfo& info = model->info();
-  const std::chrono::duration<double> elapsed = Clock::Real()->Now() - begin;
-  Log().info("model loaded: architecture={} parameters={} weight_bytes={} weights_id={} seconds={:.3f}",
-             info.architecture, info.num_parameters, info.weight_bytes, info.weights_id, elapsed.count());
+  LogLoaded(model->info(), begin);
+  return model;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const RandomModelOptions& random, Backend* backend,
+                                                 const ModelOptions& options) {
+  const SteadyTime begin = Clock::Real()->Now();
+  FARSPAN_RETURN_IF_ERROR(CheckOptions(options));
+  FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, CreateRandomModel(random, backend, options));
+  LogLoaded(model->info(), begin);
   return model;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a model file to a Model: the explicit list of architectures.
+// From a model file, or a shape with random weights, to a Model: the explicit list of architectures.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "engine/base/model_shape.h"
 #include "engine/model/gguf.h"
 #include "engine/model/model.h"
+#include "engine/model/random_model_options.h"
 
 namespace farspan {
 
@@ -26,7 +27,11 @@ struct ModelOptions {
 // RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const GgufFile& file, Backend* backend, const ModelOptions& options);
 
-// As above from a path, which every refusal names.
+// The same for weights that are made, not read.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const RandomModelOptions& random, Backend* backend,
+                                                 const ModelOptions& options);
+
+// As the first from a path, which every refusal names.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& path, Backend* backend,
                                                  const ModelOptions& options);
 

@@ -69,16 +69,6 @@ absl::StatusOr<const GgufTensor*> WeightLoader::Find(std::string_view name, std:
   return tensor;
 }
 
-absl::StatusOr<void*> WeightLoader::AllocateFor(const GgufTensor& tensor, int64_t size_bytes) {
-  absl::StatusOr<std::unique_ptr<Buffer>> buffer = backend_->Allocate(size_bytes, MemoryKind::kWeights);
-  if (!buffer.ok()) {
-    return absl::Status(buffer.status().code(), absl::StrCat("tensor ", tensor.name, ": ", buffer.status().message()));
-  }
-  size_bytes_ += size_bytes;
-  buffers_.push_back(*std::move(buffer));
-  return buffers_.back()->data();
-}
-
 absl::Status WeightLoader::ReadRows(const GgufTensor& tensor, int64_t first_row, int64_t num_rows,
                                     std::vector<std::byte>& out) {
   const int64_t row_bytes = tensor.row_bytes();
@@ -122,7 +112,7 @@ absl::StatusOr<kernels::WeightView> WeightLoader::LoadMatrix(std::string_view na
   const int64_t shape[] = {rows, columns};
   FARSPAN_ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, shape));
   const kernels::WeightType type = ResidentType(tensor->type);
-  FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*tensor, rows * kernels::WeightRowBytes(type, columns)));
+  FARSPAN_ASSIGN_OR_RETURN(void* device, Allocate(name, rows * kernels::WeightRowBytes(type, columns)));
   FARSPAN_RETURN_IF_ERROR(UploadRows(*tensor, type, static_cast<std::byte*>(device)));
   return kernels::WeightView{.data = device, .type = type, .rows = rows, .columns = columns};
 }
@@ -140,14 +130,14 @@ absl::Status WeightLoader::LoadStack(const std::vector<StackPart>& parts, int64_
   }
   std::byte* next = nullptr;
   if (one_type) {
-    FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*tensors.front(), size_bytes));
+    FARSPAN_ASSIGN_OR_RETURN(void* device, Allocate(parts.front().name, size_bytes));
     next = static_cast<std::byte*>(device);
   }
   for (size_t i = 0; i < parts.size(); ++i) {
     const kernels::WeightType type = ResidentType(tensors[i]->type);
     const int64_t part_bytes = parts[i].rows * kernels::WeightRowBytes(type, columns);
     if (!one_type) {
-      FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*tensors[i], part_bytes));
+      FARSPAN_ASSIGN_OR_RETURN(void* device, Allocate(parts[i].name, part_bytes));
       next = static_cast<std::byte*>(device);
     }
     FARSPAN_RETURN_IF_ERROR(UploadRows(*tensors[i], type, next));
@@ -168,12 +158,12 @@ absl::StatusOr<std::vector<float>> WeightLoader::ReadVector(std::string_view nam
 
 absl::StatusOr<const float*> WeightLoader::LoadVector(std::string_view name, int64_t size) {
   FARSPAN_ASSIGN_OR_RETURN(const std::vector<float> values, ReadVector(name, size));
-  FARSPAN_ASSIGN_OR_RETURN(void* device, AllocateFor(*file_->FindTensor(name), size * int64_t{sizeof(float)}));
+  FARSPAN_ASSIGN_OR_RETURN(void* device, Allocate(name, size * int64_t{sizeof(float)}));
   FARSPAN_RETURN_IF_ERROR(backend_->Upload(device, std::as_bytes(std::span(values))));
   return static_cast<const float*>(device);
 }
 
-absl::Status WeightLoader::CheckAllLoaded() const {
+absl::Status WeightLoader::Finish() {
   for (const GgufTensor& tensor : file_->tensors()) {
     if (loaded_.find(tensor.name) == loaded_.end()) {
       return Refuse(tensor.name, "only tensors of the architecture", "one that it does not have");

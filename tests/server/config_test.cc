@@ -78,6 +78,14 @@ TEST(ConfigTest, TheHashModelsSettingsAreCheckedWithTheFlags) {
   EXPECT_THAT(HelpText(), HasSubstr("step_us=0  microseconds that each step takes"));
 }
 
+TEST(ConfigTest, ARandomModelsShapeAndSettingsAreCheckedWithTheFlags) {
+  EXPECT_THAT(Parse({"random:smollm2-135m,weights=q4_0"}).errors, IsEmpty());
+  EXPECT_THAT(Parse({"--model", "random:gpt"}).errors,
+              ElementsAre("--model must be random: with llama-3.1-8b, smollm2-135m, or the path of a config.json, got "
+                          "\"random:gpt\""));
+  EXPECT_THAT(HelpText(), HasSubstr("weights=bf16  how matrices are stored"));
+}
+
 TEST(ConfigTest, TheDeviceIsAutoCpuOrANumberedGpu) {
   EXPECT_EQ(Parse({"m"}).config.device, "auto");
   for (const char* device : {"auto", "cpu", "cuda:0", "cuda:15"}) {

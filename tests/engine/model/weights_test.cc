@@ -139,9 +139,9 @@ TEST_F(WeightLoaderTest, NanAndInfinityAreRefusedWithTheTensorAndRow) {
 
 TEST_F(WeightLoaderTest, ATensorThatNobodyAskedForIsRefused) {
   WeightLoader& loader = LoaderOf({3}, GgufTensorType::kF32, EncodeTensor(GgufTensorType::kF32, Wave(3)));
-  EXPECT_THAT(loader.CheckAllLoaded(), StatusIs(kInvalid, HasSubstr("tensor blk.0.w: expected only tensors")));
+  EXPECT_THAT(loader.Finish(), StatusIs(kInvalid, HasSubstr("tensor blk.0.w: expected only tensors")));
   ASSERT_THAT(loader.LoadVector("blk.0.w", 3), IsOk());
-  EXPECT_THAT(loader.CheckAllLoaded(), IsOk());
+  EXPECT_THAT(loader.Finish(), IsOk());
 }
 
 TEST_F(WeightLoaderTest, TheContentHashTellsWeightsApart) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/cuda_cublas_lt.h"
 #include "engine/base/status_macros.h"
 
 namespace farspan {
@@ -31,6 +32,12 @@ absl::Status CountDevices(int* count) {
   return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver does not start: ", cudaGetErrorString(error)));
 }
 
+absl::Status CheckLibraries() {
+  const std::string& problem = CublasLtProblem();
+  if (problem.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("cuBLASLt of CUDA 13 is not installed: ", problem));
+}
+
 absl::Status Failed(int ordinal, cudaError_t error) {
   return absl::FailedPreconditionError(absl::StrCat("cuda:", ordinal, " cannot be used: ", cudaGetErrorString(error)));
 }
@@ -40,6 +47,7 @@ absl::Status Failed(int ordinal, cudaError_t error) {
 absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal) {
   int count = 0;
   FARSPAN_RETURN_IF_ERROR(CountDevices(&count));
+  FARSPAN_RETURN_IF_ERROR(CheckLibraries());
   if (ordinal < 0 || ordinal >= count) {
     return absl::FailedPreconditionError(absl::StrCat("the last GPU of this machine is cuda:", count - 1));
   }

@@ -231,8 +231,13 @@ void AppendModelFlags(std::vector<Flag>* flags) {
   flags->push_back(OptionalIntFlag("max-model-len", "TOKENS", &ServerConfig::max_model_len, {1, 1 << 24},
                                    "Longest prompt and output together; the model's context by default.", "auto"));
   flags->push_back(ChoiceFlag<KvDtype>("kv-cache-dtype", "TYPE", &ServerConfig::kv_cache_dtype,
-                                       {{"auto", KvDtype::kBf16}, {"bf16", KvDtype::kBf16}, {"f32", KvDtype::kF32}},
-                                       "Element type of the KV cache: auto, bf16 or f32."));
+                                       {{"auto", KvDtype::kBf16},
+                                        {"bf16", KvDtype::kBf16},
+                                        {"fp16", KvDtype::kF16},
+                                        {"fp8_e4m3", KvDtype::kF8E4M3},
+                                        {"fp8", KvDtype::kF8E4M3},
+                                        {"f32", KvDtype::kF32}},
+                                       "Element type of the KV cache: auto, bf16, fp16, fp8 (e4m3) or f32."));
   flags->push_back(KvCacheBytesFlag());
   flags->push_back(BlockSizeFlag());
   flags->push_back(OptionalIntFlag("threads", "N", &ServerConfig::threads, {1, 1024},

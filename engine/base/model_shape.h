@@ -7,10 +7,35 @@
 namespace farspan {
 
 // Element type of the KV cache; one per server.
-enum class KvDtype : uint8_t { kBf16, kF32 };
+enum class KvDtype : uint8_t { kBf16, kF32, kF16, kF8E4M3 };
 
-constexpr int64_t KvElementBytes(KvDtype dtype) { return dtype == KvDtype::kBf16 ? 2 : 4; }
-constexpr const char* KvDtypeName(KvDtype dtype) { return dtype == KvDtype::kBf16 ? "bf16" : "f32"; }
+constexpr int64_t KvElementBytes(KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kF32:
+      return 4;
+    case KvDtype::kBf16:
+    case KvDtype::kF16:
+      return 2;
+    case KvDtype::kF8E4M3:
+      return 1;
+  }
+  return 0;
+}
+
+// As flags and labels spell it.
+constexpr const char* KvDtypeName(KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kF32:
+      return "f32";
+    case KvDtype::kBf16:
+      return "bf16";
+    case KvDtype::kF16:
+      return "fp16";
+    case KvDtype::kF8E4M3:
+      return "fp8";
+  }
+  return "";
+}
 
 struct ModelShape {
   int64_t num_layers = 0;

@@ -118,7 +118,22 @@ struct RopeArgs {
   int64_t rope_dim;
 };
 
-enum class KvElement : uint8_t { kBf16, kF32 };
+// kF8E4M3 is the float of 4 exponent and 3 mantissa bits without infinities: it saturates at 448 and has one NaN of
+// each sign. Values are stored unscaled.
+enum class KvElement : uint8_t { kBf16, kF32, kF16, kF8E4M3 };
+
+constexpr int64_t KvElementBytes(KvElement element) {
+  switch (element) {
+    case KvElement::kF32:
+      return 4;
+    case KvElement::kBf16:
+    case KvElement::kF16:
+      return 2;
+    case KvElement::kF8E4M3:
+      return 1;
+  }
+  return 0;
+}
 
 // The KV pages of one layer: [page][kv head][K|V][token][head_dim].
 struct KvLayerView {
@@ -129,7 +144,7 @@ struct KvLayerView {
   int64_t page_tokens = 0;
   int64_t head_dim = 0;  // a multiple of 8
 
-  constexpr int64_t element_bytes() const { return element == KvElement::kBf16 ? 2 : 4; }
+  constexpr int64_t element_bytes() const { return KvElementBytes(element); }
   constexpr int64_t plane_elements() const { return page_tokens * head_dim; }  // K or V of one head in one page
   constexpr int64_t page_elements() const { return num_kv_heads * 2 * plane_elements(); }
 };

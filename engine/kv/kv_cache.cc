@@ -16,7 +16,21 @@ int64_t KeyBoundsLayerPageBytes(const ModelShape& shape) {
   return kernels::KeyBoundsPairs(shape.page_tokens) * shape.num_kv_heads * shape.kv_bytes_per_token_head();
 }
 
-// All bits set is a NaN in bf16 and in f32.
+kernels::KvElement ElementOf(KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kBf16:
+      return kernels::KvElement::kBf16;
+    case KvDtype::kF32:
+      return kernels::KvElement::kF32;
+    case KvDtype::kF16:
+      return kernels::KvElement::kF16;
+    case KvDtype::kF8E4M3:
+      return kernels::KvElement::kF8E4M3;
+  }
+  FARSPAN_CHECK(false, "dtype=", static_cast<int>(dtype));
+}
+
+// All bits set is a NaN in every element.
 void Poison(void* layer, PageId page, int64_t page_bytes) {
   std::memset(static_cast<std::byte*>(layer) + static_cast<int64_t>(page) * page_bytes, 0xff,
               static_cast<size_t>(page_bytes));
@@ -56,7 +70,7 @@ kernels::KvLayerView KvCache::layer(int64_t layer) const {
   FARSPAN_CHECK(layer >= 0 && layer < shape_.num_layers, "layer=", layer);
   const int64_t layer_bytes = num_pages_ * shape_.kv_bytes_per_page() / shape_.num_layers;
   return {.data = static_cast<std::byte*>(arena_->data()) + layer * layer_bytes,
-          .element = shape_.kv_dtype == KvDtype::kBf16 ? kernels::KvElement::kBf16 : kernels::KvElement::kF32,
+          .element = ElementOf(shape_.kv_dtype),
           .num_pages = num_pages_,
           .num_kv_heads = shape_.num_kv_heads,
           .page_tokens = shape_.page_tokens,

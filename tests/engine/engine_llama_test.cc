@@ -235,7 +235,9 @@ TEST_P(EngineLlamaTest, SharedPagesAndReplayedTokensChooseTheSameBlocks) {
 
 INSTANTIATE_TEST_SUITE_P(Paths, EngineLlamaTest,
                          ::testing::Values(PathCase{"PortableF32", CpuIsa::kPortable, KvDtype::kF32},
-                                           PathCase{"FastestBf16", CpuIsa::kAuto, KvDtype::kBf16}),
+                                           PathCase{"FastestBf16", CpuIsa::kAuto, KvDtype::kBf16},
+                                           PathCase{"FastestFp16", CpuIsa::kAuto, KvDtype::kF16},
+                                           PathCase{"FastestFp8", CpuIsa::kAuto, KvDtype::kF8E4M3}),
                          [](const auto& param_info) { return param_info.param.name; });
 
 }  // namespace

@@ -13,7 +13,7 @@ size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 }  // namespace
 
-SceneShape RandomShape(Random* random) {
+SceneShape RandomShape(Random* random, std::span<const KvElement> elements) {
   SceneShape shape;
   shape.num_kv_heads = random->Integer(1, 3);
   shape.group = random->OneIn(12) ? 32 : random->Integer(1, 8);
@@ -22,7 +22,7 @@ SceneShape RandomShape(Random* random) {
   constexpr int64_t kPageTokens[] = {1, 8, 12, 16, 32, 64};
   shape.page_tokens = kPageTokens[random->Integer(0, 5)];
   shape.context_tokens = random->Integer(1, 12 * std::min<int64_t>(shape.page_tokens, 32));
-  shape.element = random->OneIn(2) ? KvElement::kBf16 : KvElement::kF32;
+  shape.element = random->OneOf(elements);
   return shape;
 }
 
@@ -66,17 +66,12 @@ int64_t AttentionScene::ElementIndex(int64_t position, int64_t kv_head, bool is_
 
 float AttentionScene::Load(int64_t position, int64_t kv_head, bool is_value, int64_t channel) const {
   const int64_t index = ElementIndex(position, kv_head, is_value, channel);
-  if (shape_.element == KvElement::kF32) return reinterpret_cast<const float*>(bytes_.data())[index];
-  return Bf16ToFloat(reinterpret_cast<const uint16_t*>(bytes_.data())[index]);
+  return LoadKvElement(shape_.element, bytes_.data(), index);
 }
 
 void AttentionScene::Store(int64_t position, int64_t kv_head, bool is_value, int64_t channel, float value) {
   const int64_t index = ElementIndex(position, kv_head, is_value, channel);
-  if (shape_.element == KvElement::kF32) {
-    reinterpret_cast<float*>(bytes_.data())[index] = value;
-  } else {
-    reinterpret_cast<uint16_t*>(bytes_.data())[index] = FloatToBf16(value);
-  }
+  StoreKvElement(shape_.element, bytes_.data(), index, value);
 }
 
 void AttentionScene::MovePages(Random* random) {

@@ -21,7 +21,7 @@ struct SceneShape {
   KvElement element = KvElement::kF32;
 };
 
-SceneShape RandomShape(Random* random);
+SceneShape RandomShape(Random* random, std::span<const KvElement> elements = kWideKvElements);
 
 // One sequence: the keys, values and queries of positions [0, context_tokens).
 class AttentionScene {

@@ -40,7 +40,7 @@ TEST(DecodeAttentionTest, MatchesFloat64OnRandomLists) {
   for (const KernelTable* level : KernelLevels()) {
     SCOPED_TRACE(level->name);
     for (int trial = 0; trial < kTrials; ++trial) {
-      const AttentionScene scene(RandomShape(&random), &random);
+      const AttentionScene scene(RandomShape(&random, kAllKvElements), &random);
       AttentionWork work;
       work.entries = scene.RandomEntries(scene.shape().context_tokens, &random);
       work.left_window = RandomLeftWindow(scene, &random);
@@ -62,7 +62,7 @@ TEST(PrefillAttentionTest, MatchesFloat64OnRandomLists) {
   for (const KernelTable* level : KernelLevels()) {
     SCOPED_TRACE(level->name);
     for (int trial = 0; trial < kTrials; ++trial) {
-      const AttentionScene scene(RandomShape(&random), &random);
+      const AttentionScene scene(RandomShape(&random, kAllKvElements), &random);
       const int64_t context = scene.shape().context_tokens, left_window = RandomLeftWindow(scene, &random);
       AttentionWork work;
       work.entries = scene.RandomEntries(context, &random);
@@ -79,7 +79,7 @@ TEST(PrefillAttentionTest, MatchesFloat64OnRandomLists) {
 
 // What each property test runs on: one random scene, both phases.
 struct Case {
-  explicit Case(Random* random) : scene(RandomShape(random), random) {
+  explicit Case(Random* random) : scene(RandomShape(random, kAllKvElements), random) {
     const int64_t context = scene.shape().context_tokens;
     decode.entries = prefill.entries = scene.RandomEntries(context, random);
     decode.left_window = RandomLeftWindow(scene, random);
@@ -269,7 +269,7 @@ TEST(AttentionTest, TurningTheQueryEqualsMovingTheKeys) {
   for (const KernelTable* level : KernelLevels()) {
     SCOPED_TRACE(level->name);
     for (int trial = 0; trial < kTrials; ++trial) {
-      SceneShape shape = RandomShape(&random);
+      SceneShape shape = RandomShape(&random, kAllKvElements);
       shape.element = KvElement::kF32;
       AttentionScene scene(shape, &random);
       const int64_t position = shape.context_tokens - 1, sinks = random.Integer(1, shape.context_tokens);
@@ -319,7 +319,7 @@ TEST(AttentionTest, APageOfNanInTheListShowsInEveryChannel) {
   Random random;
   SceneShape shape;
   shape.context_tokens = 2 * shape.page_tokens;
-  for (const KvElement element : {KvElement::kBf16, KvElement::kF32}) {
+  for (const KvElement element : kAllKvElements) {
     shape.element = element;
     const AttentionScene scene(shape, &random);
     const int64_t query = shape.context_tokens - 1;

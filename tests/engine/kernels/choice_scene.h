@@ -26,7 +26,7 @@ struct ChoiceShape {
   KvElement element = KvElement::kBf16;
 };
 
-inline ChoiceShape RandomChoiceShape(Random* random) {
+inline ChoiceShape RandomChoiceShape(Random* random, std::span<const KvElement> elements = kWideKvElements) {
   constexpr int64_t kPageTokens[] = {8, 16, 32, 64};
   ChoiceShape shape;
   shape.num_kv_heads = random->Integer(1, 3);
@@ -35,7 +35,7 @@ inline ChoiceShape RandomChoiceShape(Random* random) {
   shape.page_tokens = kPageTokens[random->Integer(0, 3)];
   shape.block_tokens = 16 << random->Integer(0, 2);
   shape.context_tokens = random->Integer(8 * shape.block_tokens, 40 * shape.block_tokens);
-  shape.element = random->OneIn(2) ? KvElement::kBf16 : KvElement::kF32;
+  shape.element = random->OneOf(elements);
   return shape;
 }
 
@@ -87,16 +87,11 @@ class ChoiceScene {
 
   float Key(int64_t token, int64_t head, int64_t channel) const {
     const int64_t index = KeyToIndex(token, head, channel);
-    if (shape_.element == KvElement::kF32) return reinterpret_cast<const float*>(keys_.data())[index];
-    return Bf16ToFloat(reinterpret_cast<const uint16_t*>(keys_.data())[index]);
+    return LoadKvElement(shape_.element, keys_.data(), index);
   }
   void StoreKey(int64_t token, int64_t head, int64_t channel, float value) {
     const int64_t index = KeyToIndex(token, head, channel);
-    if (shape_.element == KvElement::kF32) {
-      reinterpret_cast<float*>(keys_.data())[index] = value;
-    } else {
-      reinterpret_cast<uint16_t*>(keys_.data())[index] = FloatToBf16(value);
-    }
+    StoreKvElement(shape_.element, keys_.data(), index, value);
   }
   // The stored bound of the run that begins at `token`: in its page [kv head][run][min|max][head_dim].
   float Bound(int64_t token, int64_t head, bool is_max, int64_t channel) const {
@@ -220,8 +215,7 @@ class ChoiceScene {
   float BoundAt(int64_t token, int64_t pair_in_page, bool is_max, int64_t channel) const {
     const int64_t pair = PageOf(token) * shape_.num_kv_heads * KeyBoundsPairs(shape_.page_tokens) + pair_in_page;
     const int64_t index = (pair * 2 + (is_max ? 1 : 0)) * shape_.head_dim + channel;
-    if (shape_.element == KvElement::kF32) return reinterpret_cast<const float*>(bounds_.data())[index];
-    return Bf16ToFloat(reinterpret_cast<const uint16_t*>(bounds_.data())[index]);
+    return LoadKvElement(shape_.element, bounds_.data(), index);
   }
   KvList AddEntry(int64_t token) {
     entries_.push_back({.page = PageOf(token),

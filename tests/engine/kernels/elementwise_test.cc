@@ -132,7 +132,7 @@ TEST(RopeTest, RotatesPairsAndLeavesTheOtherChannels) {
 TEST(KvAppendTest, WritesRoundedValuesToTheSlotsAndNothingElse) {
   Random random;
   for (const KernelTable* level : KernelLevels()) {
-    for (const KvElement element : {KvElement::kBf16, KvElement::kF32}) {
+    for (const KvElement element : kAllKvElements) {
       KvLayerView cache = {.element = element,
                            .num_pages = 7,
                            .num_kv_heads = random.Integer(1, 4),
@@ -149,6 +149,9 @@ TEST(KvAppendTest, WritesRoundedValuesToTheSlotsAndNothingElse) {
       const int64_t num_rows = static_cast<int64_t>(slots.size());
       const int64_t row_floats = cache.num_kv_heads * cache.head_dim;
       std::vector<float> k = random.Reals(num_rows * row_floats, -9, 9), v = random.Reals(num_rows * row_floats, -9, 9);
+      for (const float beyond : {449.0f, -1e30f, 1e-3f, -1e-7f, INFINITY}) {
+        k[Index(random.Integer(0, num_rows * row_floats - 1))] = beyond;
+      }
       k[0] = kNan;
       v[0] = std::bit_cast<float>(0x7f800001u);
       const KvAppendArgs args = {k.data(), v.data(), slots.data(), cache, num_rows};
@@ -165,12 +168,7 @@ TEST(KvAppendTest, WritesRoundedValuesToTheSlotsAndNothingElse) {
                 cache.head_dim +
             channel;
         const float value = is_value ? v[Index(source)] : k[Index(source)];
-        if (element == KvElement::kF32) {
-          std::memcpy(expected.data() + element_index * 4, &value, 4);
-        } else {
-          const uint16_t rounded = FloatToBf16(value);
-          std::memcpy(expected.data() + element_index * 2, &rounded, 2);
-        }
+        StoreKvElement(element, expected.data(), element_index, value);
       }
       EXPECT_EQ(bytes, expected) << level->name;
     }

@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "engine/kernels/cpu/number_formats.h"
+
 namespace farspan::kernels {
 namespace {
 
@@ -119,6 +121,14 @@ RandomWeight MakeWeight(WeightType type, int64_t rows, int64_t columns, Random* 
 
 bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+float LoadKvElement(KvElement element, const void* bytes, int64_t index) {
+  return WithKvElement(element, [&]<typename Element>() { return Widen(static_cast<const Element*>(bytes)[index]); });
+}
+
+void StoreKvElement(KvElement element, void* bytes, int64_t index, float value) {
+  WithKvElement(element, [&]<typename Element>() { Narrow(value, static_cast<Element*>(bytes) + index); });
 }
 
 }  // namespace farspan::kernels

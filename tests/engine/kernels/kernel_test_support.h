@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "engine/kernels/cpu/kernel_table.h"
@@ -21,6 +22,10 @@ class Random {
   Random();
 
   int64_t Integer(int64_t low, int64_t high);  // inclusive
+  template <typename T>
+  T OneOf(std::span<const T> values) {
+    return values[static_cast<size_t>(Integer(0, static_cast<int64_t>(values.size()) - 1))];
+  }
   bool OneIn(int64_t n) { return Integer(1, n) == 1; }
   float Real(float low, float high);
   std::vector<float> Reals(int64_t size, float low, float high);
@@ -32,6 +37,13 @@ class Random {
  private:
   std::mt19937_64 engine_;
 };
+
+inline constexpr KvElement kWideKvElements[] = {KvElement::kBf16, KvElement::kF32};
+inline constexpr KvElement kAllKvElements[] = {KvElement::kBf16, KvElement::kF32, KvElement::kF16, KvElement::kF8E4M3};
+
+// One element at `index` of a KV cache's or of bounds' bytes.
+float LoadKvElement(KvElement element, const void* bytes, int64_t index);
+void StoreKvElement(KvElement element, void* bytes, int64_t index, float value);
 
 // Every ISA level that this machine runs, the portable one first.
 std::vector<const KernelTable*> KernelLevels();

@@ -65,7 +65,7 @@ std::pair<float, float> Extremes(const ChoiceScene& scene, int64_t begin, int64_
 TEST(KeyBoundsTest, AreTheExactExtremesOfEachChannel) {
   Random random;
   for (int round = 0; round < 20; ++round) {
-    ChoiceScene scene(RandomChoiceShape(&random), &random);
+    ChoiceScene scene(RandomChoiceShape(&random, kAllKvElements), &random);
     const int64_t filled = scene.row().num_blocks * scene.row().block_tokens, page_tokens = scene.shape().page_tokens;
     for (const KernelTable* level : KernelLevels()) {
       scene.Fill(*level, &random);
@@ -89,7 +89,7 @@ TEST(KeyBoundsTest, AreTheExactExtremesOfEachChannel) {
 
 TEST(KeyBoundsTest, ANanKeyMakesItsChannelNan) {
   Random random;
-  for (const KvElement element : {KvElement::kBf16, KvElement::kF32}) {
+  for (const KvElement element : kAllKvElements) {
     for (const KernelTable* level : KernelLevels()) {
       ChoiceScene scene({.element = element}, &random);
       const int64_t token = 32 + random.Integer(0, 15);
@@ -106,7 +106,7 @@ TEST(KeyBoundsTest, ANanKeyMakesItsChannelNan) {
 TEST(SelectBlocksTest, AScoreIsTheBoundAndNoDotProductExceedsIt) {
   Random random;
   for (int round = 0; round < 20; ++round) {
-    ChoiceScene scene(RandomChoiceShape(&random), &random);
+    ChoiceScene scene(RandomChoiceShape(&random, kAllKvElements), &random);
     for (const KernelTable* level : KernelLevels()) {
       scene.Fill(*level, &random);
       scene.Choose(*level, 0, &random);
@@ -125,7 +125,7 @@ TEST(SelectBlocksTest, AScoreIsTheBoundAndNoDotProductExceedsIt) {
 TEST(SelectBlocksTest, ChoosesTheHighestScoresOfEachKvHead) {
   Random random;
   for (int round = 0; round < 40; ++round) {
-    ChoiceScene scene(RandomChoiceShape(&random), &random);
+    ChoiceScene scene(RandomChoiceShape(&random, kAllKvElements), &random);
     for (const ScoreReduction reduction : {ScoreReduction::kSoftmaxSum, ScoreReduction::kRawSum}) {
       scene.row().reduction = reduction;
       for (const KernelTable* level : KernelLevels()) {
@@ -142,7 +142,7 @@ TEST(SelectBlocksTest, ChoosesTheHighestScoresOfEachKvHead) {
 TEST(SelectBlocksTest, FindsAPlantedNeedle) {
   Random random;
   for (int round = 0; round < 20; ++round) {
-    ChoiceScene scene(RandomChoiceShape(&random), &random);
+    ChoiceScene scene(RandomChoiceShape(&random, kAllKvElements), &random);
     scene.row().num_picked = 1;
     const int64_t needle = random.Integer(1, scene.row().num_candidates);
     const int64_t token = needle * scene.shape().block_tokens + random.Integer(0, scene.shape().block_tokens - 1);

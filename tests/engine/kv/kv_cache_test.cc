@@ -50,7 +50,7 @@ class KvCacheTest : public ::testing::TestWithParam<KvDtype> {
 };
 
 TEST_P(KvCacheTest, SizeIsPagesTimesThatOfAPage) {
-  const int64_t element_bytes = GetParam() == KvDtype::kBf16 ? 2 : 4;
+  const int64_t element_bytes = KvElementBytes(GetParam());
   EXPECT_EQ(cache_->size_bytes(), kNumPages * 3 * 2 * 2 * 16 * 8 * element_bytes);
   EXPECT_EQ(backend_->MemoryBytes(MemoryKind::kKvPages), cache_->size_bytes());
 }
@@ -141,7 +141,8 @@ TEST_P(KvCacheTest, BoundsAreStaleUntilFilledAndAgainOnceATokenIsWrittenOrThePag
   EXPECT_FALSE(cache->TakeStaleKeyBounds({2, 1}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Dtypes, KvCacheTest, ::testing::Values(KvDtype::kBf16, KvDtype::kF32));
+INSTANTIATE_TEST_SUITE_P(Dtypes, KvCacheTest,
+                         ::testing::Values(KvDtype::kBf16, KvDtype::kF32, KvDtype::kF16, KvDtype::kF8E4M3));
 
 }  // namespace
 }  // namespace farspan

@@ -213,11 +213,8 @@ void RunPartials(const DecodePass& pass, int64_t task, void* scratch) {
   walk.out = pass.partials + task * walk.group * walk.out_stride;
   CarveScratch(scratch, &walk);
   for (int64_t i = 0; i < walk.group * walk.out_stride; ++i) walk.out[i] = 0;
-  if (common.cache.element == KvElement::kBf16) {
-    WalkPages<uint16_t>(split.list, split.kv_head, &walk);
-  } else {
-    WalkPages<float>(split.list, split.kv_head, &walk);
-  }
+  WithKvElement(common.cache.element,
+                [&]<typename Element>() { WalkPages<Element>(split.list, split.kv_head, &walk); });
   for (int64_t head = 0; head < walk.group; ++head) {
     walk.out[head * walk.out_stride + walk.head_dim] = walk.sums[head].maximum;
     walk.out[head * walk.out_stride + walk.head_dim + 1] = walk.sums[head].denominator;

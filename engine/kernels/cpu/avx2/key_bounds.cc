@@ -17,10 +17,22 @@ constexpr int64_t kRunsPerFillTask = 4;
 inline void StoreLanes(float* out, __m256 values) { _mm256_storeu_ps(out, values); }
 
 // Of values that bf16 holds exactly, or NaN.
-inline void StoreLanes(uint16_t* out, __m256 values) {
+inline void StoreLanes(Bf16* out, __m256 values) {
   const __m256i bits = _mm256_srli_epi32(_mm256_castps_si256(values), 16);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0xd8);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(packed));
+}
+
+// The same of float16.
+inline void StoreLanes(Half* out, __m256 values) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// And of fp8, one by one.
+inline void StoreLanes(Fp8* out, __m256 values) {
+  float lanes[kLanes];
+  _mm256_storeu_ps(lanes, values);
+  for (int64_t i = 0; i < kLanes; ++i) Narrow(lanes[i], out + i);
 }
 
 int64_t NumFillTasks(const FillKeyBoundsArgs& args) {
@@ -62,11 +74,7 @@ void RunFill(const FillKeyBoundsArgs& args, int64_t task, void*) {
   const int64_t begin = task * kRunsPerFillTask, end = begin + kRunsPerFillTask;
   for (int64_t i = begin; i < end && i < args.num_runs; ++i) {
     if (args.runs[i].page < 0) continue;
-    if (args.cache.element == KvElement::kBf16) {
-      FillRun<uint16_t>(args, args.runs[i]);
-    } else {
-      FillRun<float>(args, args.runs[i]);
-    }
+    WithKvElement(args.cache.element, [&]<typename Element>() { FillRun<Element>(args, args.runs[i]); });
   }
 }
 
@@ -166,11 +174,9 @@ void ScoreTileBlocks(const SelectionPass& pass, const ScoreTile& tile, float* sc
 }
 
 void RunScore(const SelectionPass& pass, int64_t task, void* scratch) {
-  if (pass.args->cache.element == KvElement::kBf16) {
-    ScoreTileBlocks<uint16_t>(pass, pass.tiles[task], static_cast<float*>(scratch));
-  } else {
-    ScoreTileBlocks<float>(pass, pass.tiles[task], static_cast<float*>(scratch));
-  }
+  WithKvElement(pass.args->cache.element, [&]<typename Element>() {
+    ScoreTileBlocks<Element>(pass, pass.tiles[task], static_cast<float*>(scratch));
+  });
 }
 
 }  // namespace

@@ -287,11 +287,7 @@ void RunHeads(const PrefillAttentionArgs& args, int64_t list, int64_t first_head
   }
   for (int64_t i = 0; i < walk->num_pairs * walk->head_dim; ++i) walk->out[i] = 0;
   ForEachKeptPart(args, list, [&](const KvList& part) {
-    if (common.cache.element == KvElement::kBf16) {
-      WalkPages<uint16_t>(part, walk);
-    } else {
-      WalkPages<float>(part, walk);
-    }
+    WithKvElement(common.cache.element, [&]<typename Element>() { WalkPages<Element>(part, walk); });
   });
   for (int64_t p = 0; p < walk->num_pairs; ++p) {
     const Pair& pair = walk->pairs[p];

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "engine/kernels/cpu/number_formats.h"
+
 // Before a loop over the few elements of an array of vectors: unless it is unrolled, the array lives in memory.
 #if defined(__clang__)
 #define FARSPAN_UNROLL _Pragma("unroll")
@@ -40,8 +42,23 @@ static inline __m256 WidenBf16(const uint16_t* values) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
+// Elements of weights, uint16_t being bf16, and of a KV cache.
 static inline __m256 LoadLanes(const float* values) { return _mm256_loadu_ps(values); }
 static inline __m256 LoadLanes(const uint16_t* values) { return WidenBf16(values); }
+static inline __m256 LoadLanes(const Bf16* values) { return WidenBf16(&values->bits); }
+static inline __m256 LoadLanes(const Half* values) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+}
+// As Fp8ToFloat: a float16 whose exponent is biased by 8 more.
+static inline __m256 LoadLanes(const Fp8* values) {
+  const __m128i bytes = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values)));
+  const __m128i magnitude = _mm_and_si128(bytes, _mm_set1_epi16(0x7f));
+  const __m128i sign = _mm_slli_epi16(_mm_andnot_si128(_mm_set1_epi16(0x7f), bytes), 8);
+  const __m128i is_nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f));
+  const __m128i half = _mm_or_si128(_mm_slli_epi16(magnitude, 7), sign);
+  const __m128i kept = _mm_blendv_epi8(half, _mm_or_si128(sign, _mm_set1_epi16(0x7e00)), is_nan);
+  return _mm256_mul_ps(_mm256_cvtph_ps(kept), _mm256_set1_ps(256.0f));
+}
 
 // ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)) of each of four vectors: the one order in which lanes are ever added.
 static inline __m128 SumLanes4(__m256 a, __m256 b, __m256 c, __m256 d) {

@@ -12,16 +12,12 @@ namespace farspan::kernels::portable {
 namespace {
 
 float Load(const KvLayerView& cache, const void* data, int64_t index) {
-  if (cache.element == KvElement::kF32) return static_cast<const float*>(data)[index];
-  return Bf16ToFloat(static_cast<const uint16_t*>(data)[index]);
+  return WithKvElement(cache.element,
+                       [&]<typename Element>() { return Widen(static_cast<const Element*>(data)[index]); });
 }
 
 void Store(const KvLayerView& cache, void* data, int64_t index, float value) {
-  if (cache.element == KvElement::kF32) {
-    static_cast<float*>(data)[index] = value;
-  } else {
-    static_cast<uint16_t*>(data)[index] = FloatToBf16(value);
-  }
+  WithKvElement(cache.element, [&]<typename Element>() { Narrow(value, static_cast<Element*>(data) + index); });
 }
 
 int64_t NumFillTasks(const FillKeyBoundsArgs& args) { return args.num_runs; }

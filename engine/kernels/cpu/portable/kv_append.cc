@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
-
 #include "engine/kernels/cpu/attention_walk.h"
 #include "engine/kernels/cpu/number_formats.h"
 #include "engine/kernels/cpu/portable/kernels.h"
@@ -14,12 +12,10 @@ int64_t RowElements(const KvAppendArgs& args) { return args.cache.num_kv_heads *
 int64_t NumTasks(const KvAppendArgs& args) { return NumRowTasks(args.num_rows, RowElements(args)); }
 
 void Store(const KvLayerView& cache, int64_t offset, const float* values) {
-  if (cache.element == KvElement::kF32) {
-    std::memcpy(static_cast<float*>(cache.data) + offset, values, static_cast<size_t>(cache.head_dim) * sizeof(float));
-    return;
-  }
-  uint16_t* out = static_cast<uint16_t*>(cache.data) + offset;
-  for (int64_t i = 0; i < cache.head_dim; ++i) out[i] = FloatToBf16(values[i]);
+  WithKvElement(cache.element, [&]<typename Element>() {
+    Element* out = static_cast<Element*>(cache.data) + offset;
+    for (int64_t i = 0; i < cache.head_dim; ++i) Narrow(values[i], out + i);
+  });
 }
 
 void Run(const KvAppendArgs& args, int64_t task, void*) {

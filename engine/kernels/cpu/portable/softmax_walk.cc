@@ -35,8 +35,10 @@ WalkScratch CarveScratch(const AttentionCommon& common, void* scratch) {
 const float* LoadToken(const KvLayerView& cache, int64_t plane_offset, int64_t token, float* buffer) {
   const int64_t offset = plane_offset + token * cache.head_dim;
   if (cache.element == KvElement::kF32) return static_cast<const float*>(cache.data) + offset;
-  const uint16_t* values = static_cast<const uint16_t*>(cache.data) + offset;
-  for (int64_t i = 0; i < cache.head_dim; ++i) buffer[i] = Bf16ToFloat(values[i]);
+  WithKvElement(cache.element, [&]<typename Element>() {
+    const Element* values = static_cast<const Element*>(cache.data) + offset;
+    for (int64_t i = 0; i < cache.head_dim; ++i) buffer[i] = Widen(values[i]);
+  });
   return buffer;
 }
 

@@ -20,11 +20,13 @@
 #include "engine/base/status_macros.h"
 #include "engine/kernels/cuda/decode_attention.h"
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/select_blocks.h"
 
 namespace farspan {
 namespace {
 
 using kernels::cuda::LaunchEmbed;
+using kernels::cuda::LaunchFillKeyBounds;
 using kernels::cuda::LaunchFillRandom;
 using kernels::cuda::LaunchPrefillAttention;
 using kernels::cuda::LaunchRopeTable;
@@ -51,6 +53,8 @@ class DeviceBuffer final : public Buffer {
 
 // Rows of the largest recorded step, and of one launch of decode attention.
 constexpr int64_t kMaxDecodeRows = 256;
+// Rows whose scores are held at a time.
+constexpr int64_t kMaxSelectRows = 32;
 
 class DeviceCudaBackend final : public Backend {
  public:
@@ -61,7 +65,8 @@ class DeviceCudaBackend final : public Backend {
 
   std::string_view name() const override { return name_; }
   PlanFeatures caps() const override {
-    return PlanFeatures::kRanges | PlanFeatures::kLeftWindow | PlanFeatures::kQueryRotation | PlanFeatures::kDrop;
+    return PlanFeatures::kRanges | PlanFeatures::kLeftWindow | PlanFeatures::kQueryRotation | PlanFeatures::kDrop |
+           PlanFeatures::kKeyBoundsSelector;
   }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override;
@@ -114,8 +119,10 @@ class DeviceCudaBackend final : public Backend {
   void Logits(const kernels::LogitsArgs& args) override {
     if (Ready()) Check(layers_->Logits(args));
   }
-  void FillKeyBounds(const kernels::FillKeyBoundsArgs&) override { RefuseSelection(); }
-  void SelectBlocks(const kernels::SelectBlocksArgs&) override { RefuseSelection(); }
+  void FillKeyBounds(const kernels::FillKeyBoundsArgs& args) override {
+    Timed(TimedOp::kDecodeSelection, "key bounds", LaunchFillKeyBounds, args);
+  }
+  void SelectBlocks(const kernels::SelectBlocksArgs& args) override;
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) override {
     Timed(TimedOp::kPrefillAttention, "prefill_attention", LaunchPrefillAttention, args);
@@ -155,8 +162,6 @@ class DeviceCudaBackend final : public Backend {
     if (graphs_.recording()) return Check(what, launch(args, stream_));
     Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
   }
-  // Requests that need it are refused by caps().
-  static void RefuseSelection() { FARSPAN_CHECK(false, "selection on a backend whose caps() lack it"); }
 
   const std::string name_;
   const cudaStream_t stream_;
@@ -164,6 +169,8 @@ class DeviceCudaBackend final : public Backend {
   CudaStepMemory step_memory_;
   std::unique_ptr<Buffer> gemm_workspace_;
   std::unique_ptr<Buffer> decode_workspace_;
+  std::unique_ptr<Buffer> select_workspace_;
+  int64_t max_blocks_ = 0;  // that a context may have
   std::optional<CudaLayers> layers_;
   CudaOpTimer timer_;
   CudaGraphs graphs_;
@@ -189,7 +196,28 @@ absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape) {
       kernels::cuda::DecodeAttentionWorkspaceBytes(kMaxDecodeRows, shape.num_heads, shape.num_kv_heads, shape.head_dim);
   FARSPAN_ASSIGN_OR_RETURN(decode_workspace_, Allocate(size_bytes, MemoryKind::kWorkspace));
   Check("workspace", cudaMemset(decode_workspace_->data(), 0, static_cast<size_t>(size_bytes)));
+  max_blocks_ = shape.max_context_tokens / kernels::KeyBoundsTokens(shape.page_tokens);
+  const int64_t select_bytes =
+      kernels::cuda::SelectBlocksWorkspaceBytes(kMaxSelectRows, shape.num_heads, shape.num_kv_heads, max_blocks_);
+  FARSPAN_ASSIGN_OR_RETURN(select_workspace_, Allocate(select_bytes, MemoryKind::kWorkspace));
   return fault_;
+}
+
+void DeviceCudaBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {
+  if (!Ready()) return;
+  FARSPAN_CHECK(select_workspace_ != nullptr, "selection before Prepare");
+  const kernels::cuda::Workspace workspace = {select_workspace_->data(), select_workspace_->size_bytes()};
+  const auto launch = [&] {
+    for (int64_t first = 0; first < args.num_rows; first += kMaxSelectRows) {
+      kernels::SelectBlocksArgs part = args;
+      part.rows += first;
+      part.num_rows = std::min(args.num_rows - first, kMaxSelectRows);
+      const cudaError_t error = kernels::cuda::LaunchSelectBlocks(part, max_blocks_, workspace, stream_);
+      if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+  };
+  Check("select blocks", graphs_.recording() ? launch() : timer_.Time(TimedOp::kDecodeSelection, stream_, launch));
 }
 
 void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {

@@ -39,7 +39,7 @@ std::vector<float> FromBf16(const std::vector<uint16_t>& values) {
 // A step's projections and where their keys and values go.
 struct AppendScene {
   explicit AppendScene(Random* random) {
-    cache.element = random->OneIn(2) ? KvElement::kBf16 : KvElement::kF32;
+    cache.element = kernels::kAllKvElements[random->Integer(0, 3)];
     cache.num_pages = 6;
     cache.num_kv_heads = random->Integer(1, 8);
     cache.page_tokens = 16 << random->Integer(0, 2);
@@ -126,24 +126,39 @@ class CudaElementwiseTest : public ::testing::Test {
   Random random_;
 };
 
-void ExpectClose(const std::vector<float>& cuda, const std::vector<float>& cpu, float tolerance) {
+void ExpectClose(const std::vector<float>& cuda, const std::vector<float>& cpu, float tolerance,
+                 float smallest_step = 2e-6f) {
   ASSERT_EQ(cuda.size(), cpu.size());
   for (size_t i = 0; i < cpu.size(); ++i) {
     if (std::isnan(cpu[i])) {
       ASSERT_TRUE(std::isnan(cuda[i])) << "at " << i;
     } else {
-      ASSERT_NEAR(cuda[i], cpu[i], tolerance * std::fabs(cpu[i]) + 2e-6f) << "at " << i;
+      ASSERT_NEAR(cuda[i], cpu[i], tolerance * std::fabs(cpu[i]) + smallest_step) << "at " << i;
     }
   }
 }
 
 std::vector<float> AsFloats(const std::vector<uint8_t>& bytes, KvElement element) {
-  if (element == KvElement::kF32) {
-    const auto* values = reinterpret_cast<const float*>(bytes.data());
-    return std::vector<float>(values, values + bytes.size() / sizeof(float));
+  std::vector<float> values(bytes.size() / static_cast<size_t>(kernels::KvElementBytes(element)));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = kernels::LoadKvElement(element, bytes.data(), static_cast<int64_t>(i));
   }
-  const auto* values = reinterpret_cast<const uint16_t*>(bytes.data());
-  return FromBf16(std::vector<uint16_t>(values, values + bytes.size() / sizeof(uint16_t)));
+  return values;
+}
+
+// One step of the element, relative to a value: device and CPU may round a sum of two products either way.
+float Rounding(KvElement element) {
+  switch (element) {
+    case KvElement::kF32:
+      return 1e-6f;
+    case KvElement::kBf16:
+      return kBf16Rounding;
+    case KvElement::kF16:
+      return 1.0f / 1024;
+    case KvElement::kF8E4M3:
+      return 1.0f / 8;
+  }
+  return 0;
 }
 
 TEST_F(CudaElementwiseTest, RopeAppendIsRopeThenAppend) {
@@ -172,8 +187,8 @@ TEST_F(CudaElementwiseTest, RopeAppendIsRopeThenAppend) {
     ExpectClose(q, expected.q, bf16 ? kBf16Rounding : 1e-6f);
     const auto* pages = static_cast<const uint8_t*>(args.cache.data);
     ExpectClose(AsFloats(arrays.Get(pages, scene.cache_bytes()), scene.cache.element),
-                AsFloats(expected.cache, scene.cache.element),
-                scene.cache.element == KvElement::kBf16 ? kBf16Rounding : 1e-6f);
+                AsFloats(expected.cache, scene.cache.element), Rounding(scene.cache.element),
+                scene.cache.element == KvElement::kF8E4M3 ? 2e-3f : 2e-6f);
     if (HasFatalFailure()) return;
   }
 }

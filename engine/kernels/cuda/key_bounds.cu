@@ -2,89 +2,14 @@
 // The bounds of runs and pages of keys: a stream over the keys, eight channels of a run a thread.
 #include <algorithm>
 
+#include "engine/kernels/cuda/extremes.cuh"
 #include "engine/kernels/cuda/kernels.h"
-#include "engine/kernels/cuda/vectors.cuh"
 
 namespace farspan::kernels::cuda {
 namespace {
 
 constexpr int64_t kThreads = 256;
 constexpr int kTokensInFlight = 8;
-
-// Eight channels' smallest and largest values as stored. Any NaN makes both NaN.
-template <typename Element>
-struct Extremes8;
-
-template <>
-struct Extremes8<float> {
-  Values8 smallest, largest;
-};
-
-template <>
-struct Extremes8<__nv_bfloat16> {
-  uint4 smallest, largest;
-};
-
-__device__ inline float MinOrNan(float a, float b) {
-  float result;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-}
-
-__device__ inline float MaxOrNan(float a, float b) {
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-}
-
-// Of two bf16 at a time.
-__device__ inline uint32_t MinOrNan(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
-__device__ inline uint32_t MaxOrNan(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
-__device__ inline Extremes8<float> OneKey(const float* key) {
-  const Values8 values = Load8(key);
-  return {values, values};
-}
-
-__device__ inline Extremes8<__nv_bfloat16> OneKey(const __nv_bfloat16* key) {
-  const uint4 values = *reinterpret_cast<const uint4*>(key);
-  return {values, values};
-}
-
-__device__ inline void Widen(const Extremes8<float>& by, Extremes8<float>* extremes) {
-#pragma unroll
-  for (int i = 0; i < kVectorValues; ++i) {
-    extremes->smallest.at[i] = MinOrNan(extremes->smallest.at[i], by.smallest.at[i]);
-    extremes->largest.at[i] = MaxOrNan(extremes->largest.at[i], by.largest.at[i]);
-  }
-}
-
-__device__ inline void Widen(const Extremes8<__nv_bfloat16>& by, Extremes8<__nv_bfloat16>* extremes) {
-  uint4 &low = extremes->smallest, &high = extremes->largest;
-  low = make_uint4(MinOrNan(low.x, by.smallest.x), MinOrNan(low.y, by.smallest.y), MinOrNan(low.z, by.smallest.z),
-                   MinOrNan(low.w, by.smallest.w));
-  high = make_uint4(MaxOrNan(high.x, by.largest.x), MaxOrNan(high.y, by.largest.y), MaxOrNan(high.z, by.largest.z),
-                    MaxOrNan(high.w, by.largest.w));
-}
-
-__device__ inline void Store(const Extremes8<float>& extremes, int64_t head_dim, float* bounds) {
-  Store8(bounds, extremes.smallest);
-  Store8(bounds + head_dim, extremes.largest);
-}
-
-__device__ inline void Store(const Extremes8<__nv_bfloat16>& extremes, int64_t head_dim, __nv_bfloat16* bounds) {
-  *reinterpret_cast<uint4*>(bounds) = extremes.smallest;
-  *reinterpret_cast<uint4*>(bounds + head_dim) = extremes.largest;
-}
 
 // `num_tokens` is a multiple of kTokensInFlight.
 template <typename Element>
@@ -121,7 +46,7 @@ __global__ void FillKernel(FillKeyBoundsArgs args, int64_t runs_per_group) {
     const Element* keys = static_cast<const Element*>(cache.data) + channel + run.page * cache.page_elements() +
                           kv_head * 2 * cache.plane_elements();
     const Extremes8<Element> own = ExtremesOf(keys + run.run * run_tokens * head_dim, run_tokens, head_dim);
-    Store(own, head_dim, bounds + RunBoundsOffset(cache, run.page, kv_head, run.run));
+    StoreBounds(own, head_dim, bounds + RunBoundsOffset(cache, run.page, kv_head, run.run));
     if (run.run == 0) {
       page = own;
       in_order = 1;
@@ -134,7 +59,7 @@ __global__ void FillKernel(FillKeyBoundsArgs args, int64_t runs_per_group) {
     previous_page = run.page;
     if (runs == 1 || run.run != runs - 1) continue;
     if (in_order != runs) page = ExtremesOf(keys, cache.page_tokens, head_dim);
-    Store(page, head_dim, bounds + PageBoundsOffset(cache, run.page, kv_head));
+    StoreBounds(page, head_dim, bounds + PageBoundsOffset(cache, run.page, kv_head));
   }
 }
 

@@ -4,6 +4,7 @@
 // round the warps of a block, whose states are merged in one order, so that a result depends on the row's list alone.
 #include "engine/kernels/cuda/device.cuh"
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/prefill_attention.h"
 
 namespace farspan::kernels::cuda {
 namespace {
@@ -231,20 +232,29 @@ __global__ void PrefillKernel(PrefillAttentionArgs args) {
   if (offset >= tile.num_queries) return;
   const int64_t row = tile.row + offset;
   const Query query = LoadQuery(common, row, head, tile.first_position + offset, tile.left_window);
-  const KvList list = args.lists[tile_index * common.num_heads + head];
-  const KvEntry* entry = common.entries + list.entries_begin;
-  const KvEntry* end = entry + list.num_entries;
+  const int64_t index = tile_index * common.num_heads + head;
+  const KvList list = args.lists[index];
+  const BlockRange range = args.kept_ranges == nullptr ? BlockRange() : args.kept_ranges[index];
+  const int64_t num_parts = range.num_blocks == kAllBlocks ? 1 : range.num_blocks;
+  const int64_t part_entries =
+      range.num_blocks == kAllBlocks ? list.num_entries : MaskBlockEntries(common.cache.page_tokens);
   State state;
-  while (entry < end) {
-    const KvEntry* next = PageRunEnd(entry, end);
-    FoldPage(common, entry, next, query, scores[threadIdx.y], &state);
-    entry = next;
+  for (int64_t part = 0; part < num_parts; ++part) {
+    const int64_t first = range.num_blocks == kAllBlocks ? 0 : args.kept_blocks[range.begin + part] * part_entries;
+    const KvEntry* entry = common.entries + list.entries_begin + first;
+    const KvEntry* end = entry + (part_entries < list.num_entries - first ? part_entries : list.num_entries - first);
+    while (entry < end) {
+      const KvEntry* next = PageRunEnd(entry, end);
+      FoldPage(common, entry, next, query, scores[threadIdx.y], &state);
+      entry = next;
+    }
   }
   Finish(common, state, row, head);
 }
 
 bool Supported(const AttentionCommon& common) {
   const KvLayerView& cache = common.cache;
+  if (cache.element != KvElement::kBf16 && cache.element != KvElement::kF32) return false;
   return cache.head_dim <= kMaxHeadDim && cache.head_dim % 2 == 0 && cache.page_tokens <= kMaxPageTokens &&
          common.rope_dim % 2 == 0;
 }
@@ -259,8 +269,8 @@ cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStre
   return cudaGetLastError();
 }
 
-cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream) {
-  if (!Supported(args.common) || args.kept_ranges != nullptr) return cudaErrorInvalidValue;
+cudaError_t LaunchPlainPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream) {
+  if (!Supported(args.common)) return cudaErrorInvalidValue;
   if (args.num_tiles == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(args.num_tiles), static_cast<unsigned>(args.common.num_heads),
                   static_cast<unsigned>(kPrefillTileQueries / kWarps));

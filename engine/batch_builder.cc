@@ -119,53 +119,12 @@ kernels::SelectorRow MakeSelectorRow(const AttentionPlan& plan, int64_t row_inde
   return row;
 }
 
-void AppendDecode(const Sequence& sequence, const AttentionPlan& plan, int64_t row, TokenRange query,
-                  const ModelShape& shape, ForwardBatch* batch) {
-  const BlockTable& pages = sequence.block_table();
-  kernels::KvList list;
-  if (plan.selector) {
-    kernels::SelectorRow selector = MakeSelectorRow(plan, row, query, pages, batch);
-    selector.slots_begin = static_cast<int64_t>(batch->entries.size());
-    const int64_t num_slots = shape.num_kv_heads * kernels::SelectedEntries(selector, pages.page_tokens());
-    batch->entries.resize(batch->entries.size() + static_cast<size_t>(num_slots));
-    batch->selector_rows.push_back(selector);
-    list = selector.context;
-  } else {
-    list = AppendList(plan, query, pages, &batch->entries);
-  }
-  batch->decode_rows.push_back({.row = row, .position = query.begin, .left_window = plan.left_window_tokens});
-  batch->decode_lists.insert(batch->decode_lists.end(), static_cast<size_t>(shape.num_kv_heads), list);
-}
-
 // Entries from `begin` to the batch's last that start before `position`; they ascend.
 int64_t NumEntriesBefore(const ForwardBatch& batch, int64_t begin, int64_t position) {
   const auto first = batch.entries.begin() + begin;
   const auto end = std::partition_point(
       first, batch.entries.end(), [position](const kernels::KvEntry& entry) { return entry.position < position; });
   return end - first;
-}
-
-void AppendPrefill(const Sequence& sequence, const AttentionPlan& plan, TokenRange queries, const ModelShape& shape,
-                   ForwardBatch* batch) {
-  constexpr int64_t kTile = kernels::kPrefillTileQueries;
-  // Where every query reads all before it, the tiles' lists are the beginnings of one.
-  const bool shares_list = plan.reads.size() == 1 && plan.left_window_tokens == kUnboundedTokens;
-  kernels::KvList list;
-  if (shares_list) list = AppendList(plan, queries, sequence.block_table(), &batch->entries);
-  for (int64_t first = queries.begin; first < queries.end;) {
-    const TokenRange tile = {.begin = first, .end = std::min(queries.end, (first / kTile + 1) * kTile)};
-    batch->prefill_tiles.push_back({.row = batch->num_rows() + first - queries.begin,
-                                    .num_queries = tile.size(),
-                                    .first_position = first,
-                                    .left_window = plan.left_window_tokens});
-    if (shares_list) {
-      list.num_entries = NumEntriesBefore(*batch, list.entries_begin, tile.end);
-    } else {
-      list = AppendList(plan, tile, sequence.block_table(), &batch->entries);
-    }
-    batch->prefill_lists.insert(batch->prefill_lists.end(), static_cast<size_t>(shape.num_heads), list);
-    first = tile.end;
-  }
 }
 
 DrawRequest NextToken(const Sequence& sequence, int64_t logit_row) {
@@ -208,6 +167,46 @@ int64_t AppendDraws(const Sequence& sequence, TokenRange queries, BuiltBatch* bu
 
 }  // namespace
 
+void AppendDecodeAttention(const AttentionPlan& plan, int64_t row, TokenRange query, const BlockTable& pages,
+                           const ModelShape& shape, ForwardBatch* batch) {
+  kernels::KvList list;
+  if (plan.selector) {
+    kernels::SelectorRow selector = MakeSelectorRow(plan, row, query, pages, batch);
+    selector.slots_begin = static_cast<int64_t>(batch->entries.size());
+    const int64_t num_slots = shape.num_kv_heads * kernels::SelectedEntries(selector, pages.page_tokens());
+    batch->entries.resize(batch->entries.size() + static_cast<size_t>(num_slots));
+    batch->selector_rows.push_back(selector);
+    list = selector.context;
+  } else {
+    list = AppendList(plan, query, pages, &batch->entries);
+  }
+  batch->decode_rows.push_back({.row = row, .position = query.begin, .left_window = plan.left_window_tokens});
+  batch->decode_lists.insert(batch->decode_lists.end(), static_cast<size_t>(shape.num_kv_heads), list);
+}
+
+void AppendPrefillAttention(const AttentionPlan& plan, TokenRange queries, const BlockTable& pages,
+                            const ModelShape& shape, ForwardBatch* batch) {
+  constexpr int64_t kTile = kernels::kPrefillTileQueries;
+  // Where every query reads all before it, the tiles' lists are the beginnings of one.
+  const bool shares_list = plan.reads.size() == 1 && plan.left_window_tokens == kUnboundedTokens;
+  kernels::KvList list;
+  if (shares_list) list = AppendList(plan, queries, pages, &batch->entries);
+  for (int64_t first = queries.begin; first < queries.end;) {
+    const TokenRange tile = {.begin = first, .end = std::min(queries.end, (first / kTile + 1) * kTile)};
+    batch->prefill_tiles.push_back({.row = batch->num_rows() + first - queries.begin,
+                                    .num_queries = tile.size(),
+                                    .first_position = first,
+                                    .left_window = plan.left_window_tokens});
+    if (shares_list) {
+      list.num_entries = NumEntriesBefore(*batch, list.entries_begin, tile.end);
+    } else {
+      list = AppendList(plan, tile, pages, &batch->entries);
+    }
+    batch->prefill_lists.insert(batch->prefill_lists.end(), static_cast<size_t>(shape.num_heads), list);
+    first = tile.end;
+  }
+}
+
 BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* scheduler) {
   BuiltBatch built;
   ForwardBatch& batch = built.forward;
@@ -228,9 +227,10 @@ BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* 
       batch_run.drop = attention.drop;
       batch_run.traffic.Add(TrafficOf(attention, part, shape));
       if (batch_run.prefill) {
-        AppendPrefill(sequence, attention, part, shape, &batch);
+        AppendPrefillAttention(attention, part, sequence.block_table(), shape, &batch);
       } else {
-        AppendDecode(sequence, attention, batch.num_rows() + begin - queries.begin, part, shape, &batch);
+        AppendDecodeAttention(attention, batch.num_rows() + begin - queries.begin, part, sequence.block_table(), shape,
+                              &batch);
       }
     }
     AppendRows(sequence, queries, &batch);

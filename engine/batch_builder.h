@@ -7,6 +7,7 @@
 
 #include "engine/attention/plan.h"
 #include "engine/base/model_shape.h"
+#include "engine/kv/block_table.h"
 #include "engine/model/forward_batch.h"
 #include "engine/output.h"
 #include "engine/sampling/draw.h"
@@ -37,5 +38,12 @@ struct BuiltBatch {
 // The batch of a committed plan: each sequence's pages are taken and its tokens in flight. Asks each policy once a
 // decode row or prefill chunk.
 BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* scheduler);
+
+// What one sequence reads, as the arrays of a batch: a decode row that is or becomes row `row`, or a prompt's chunk
+// whose rows are appended next. The tokens that the plan names are resident in `pages`.
+void AppendDecodeAttention(const AttentionPlan& plan, int64_t row, TokenRange query, const BlockTable& pages,
+                           const ModelShape& shape, ForwardBatch* batch);
+void AppendPrefillAttention(const AttentionPlan& plan, TokenRange queries, const BlockTable& pages,
+                            const ModelShape& shape, ForwardBatch* batch);
 
 }  // namespace farspan

@@ -59,8 +59,8 @@ EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, in
 // Refusals of an option name it; everything else is about the file.
 ExitCode CodeOf(const absl::Status& status) {
   if (absl::IsInternal(status)) return ExitCode::kInternal;
-  for (const char* option : {kMaxModelLen, "device", "cpu_isa", "threads", "max_context_tokens", "page_tokens",
-                             "block_size", "kv_cache_bytes", "max_num_", "max_batch_rows"}) {
+  for (const char* option : {kMaxModelLen, "device", "kv_cache_dtype", "cpu_isa", "threads", "max_context_tokens",
+                             "page_tokens", "block_size", "kv_cache_bytes", "max_num_", "max_batch_rows"}) {
     if (absl::StartsWith(status.message(), option)) return ExitCode::kUsage;
   }
   return absl::IsResourceExhausted(status) ? ExitCode::kInternal : ExitCode::kBadModel;

@@ -192,6 +192,10 @@ absl::Status DeviceCudaBackend::TakeWorkspace() {
 }
 
 absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape) {
+  if (shape.kv_dtype != KvDtype::kBf16 && shape.kv_dtype != KvDtype::kF32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv_cache_dtype: must be bf16 or f32 on ", name_, ", got ", KvDtypeName(shape.kv_dtype)));
+  }
   const int64_t size_bytes =
       kernels::cuda::DecodeAttentionWorkspaceBytes(kMaxDecodeRows, shape.num_heads, shape.num_kv_heads, shape.head_dim);
   FARSPAN_ASSIGN_OR_RETURN(decode_workspace_, Allocate(size_bytes, MemoryKind::kWorkspace));

@@ -49,7 +49,7 @@ constexpr int64_t WeightRowBytes(WeightType type, int64_t columns) {
 }
 
 // How random values are stored: each format of a weight that can be made so, and each element of a KV cache.
-enum class RandomFormat : uint8_t { kF32, kBf16, kQ4_0, kQ8_0 };
+enum class RandomFormat : uint8_t { kF32, kBf16, kF16, kF8E4M3, kQ4_0, kQ8_0 };
 
 // data[i] = a value that depends on `key` and i alone, with the same bits on every device. Floats are uniform in
 // [-2^exponent, 2^exponent). Quantised blocks have random quants and a random scale: at most 1.5 times that range.
@@ -58,7 +58,7 @@ struct FillRandomArgs {
   RandomFormat format;
   int64_t num_values;  // a multiple of 32 where quantised
   uint64_t key;
-  int exponent;  // from -7 to 15
+  int exponent;  // from -7 to 15, at most 8 for fp8
 };
 
 // out[r] = dequantised table[token_ids[r]]

@@ -26,6 +26,9 @@ kernels::WeightType TypeOf(kernels::RandomFormat format) {
       return kernels::WeightType::kF32;
     case kernels::RandomFormat::kBf16:
       return kernels::WeightType::kBf16;
+    case kernels::RandomFormat::kF16:
+    case kernels::RandomFormat::kF8E4M3:
+      break;  // of KV pages alone
     case kernels::RandomFormat::kQ4_0:
       return kernels::WeightType::kQ4_0;
     case kernels::RandomFormat::kQ8_0:

@@ -14,12 +14,13 @@ TEST(FillRandomParityTest, BitsAreTheCpus) {
   if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
   const std::unique_ptr<Backend> cpu = *CpuBackend::Create({.isa = CpuIsa::kPortable});
   kernels::Random random;
-  for (const auto format : {kernels::RandomFormat::kF32, kernels::RandomFormat::kBf16, kernels::RandomFormat::kQ4_0,
-                            kernels::RandomFormat::kQ8_0}) {
+  for (const auto format :
+       {kernels::RandomFormat::kF32, kernels::RandomFormat::kBf16, kernels::RandomFormat::kF16,
+        kernels::RandomFormat::kF8E4M3, kernels::RandomFormat::kQ4_0, kernels::RandomFormat::kQ8_0}) {
     for (int trial = 0; trial < 10; ++trial) {
       const int64_t num_values = 32 * random.Integer(1, 3000), capacity_bytes = 4 * num_values;
       const auto key = static_cast<uint64_t>(random.Integer(0, INT64_MAX));
-      const auto exponent = static_cast<int>(random.Integer(-7, 15));
+      const auto exponent = static_cast<int>(random.Integer(-7, 8));
       std::vector<std::vector<uint8_t>> results;
       for (Backend* backend : {cpu.get(), cuda->get()}) {
         DeviceArrays arrays(backend);

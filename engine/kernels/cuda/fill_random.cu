@@ -31,6 +31,10 @@ cudaError_t LaunchFillRandom(const FillRandomArgs& args, cudaStream_t stream) {
       return Launch<RandomFormat::kF32>(args, stream);
     case RandomFormat::kBf16:
       return Launch<RandomFormat::kBf16>(args, stream);
+    case RandomFormat::kF16:
+      return Launch<RandomFormat::kF16>(args, stream);
+    case RandomFormat::kF8E4M3:
+      return Launch<RandomFormat::kF8E4M3>(args, stream);
     case RandomFormat::kQ4_0:
       return Launch<RandomFormat::kQ4_0>(args, stream);
     case RandomFormat::kQ8_0:

@@ -38,6 +38,11 @@ TEST(FillRandomTest, BitsAreThoseOfTheDefinition) {
     EXPECT_EQ(At<float>(f32, i), floats[i]) << i;
     EXPECT_EQ(At<uint16_t>(bf16, i), bf16s[i]) << i;
   }
+  const auto f16 = Fill(RandomFormat::kF16, 4 * 2, 4, 42, -5);
+  const auto fp8 = Fill(RandomFormat::kF8E4M3, 1000, 1000, 42, 2);
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(At<uint16_t>(f16, i), FloatToHalf(floats[i])) << i;
+  const auto wide = Fill(RandomFormat::kF32, 4000, 1000, 42, 2);
+  for (size_t i = 0; i < 1000; ++i) EXPECT_EQ(fp8[i], FloatToFp8(At<float>(wide, i))) << i;
   const auto q8_0 = Fill(RandomFormat::kQ8_0, 2 * kQ80BlockBytes, 64, 42, -5);
   EXPECT_EQ(At<uint16_t>(q8_0, 17), 0x0cb9);
   EXPECT_EQ(At<uint16_t>(q8_0, 18), 0x7dd5);

@@ -22,6 +22,10 @@ void Run(const FillRandomArgs& args, int64_t task, void*) {
       return Fill<RandomFormat::kF32>(args, blocks);
     case RandomFormat::kBf16:
       return Fill<RandomFormat::kBf16>(args, blocks);
+    case RandomFormat::kF16:
+      return Fill<RandomFormat::kF16>(args, blocks);
+    case RandomFormat::kF8E4M3:
+      return Fill<RandomFormat::kF8E4M3>(args, blocks);
     case RandomFormat::kQ4_0:
       return Fill<RandomFormat::kQ4_0>(args, blocks);
     case RandomFormat::kQ8_0:

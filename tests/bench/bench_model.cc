@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+// farspan-bench-model: what one step of a model takes on a device, without the engine's loop: passes are built by hand
+// over KV pages that a generator has filled, so that decoding at any depth needs no prefill.
+//
+//   farspan-bench-model --model random:llama-3.1-8b|PATH [--device auto|cpu|cuda:N] [--threads N]
+//                       [--attention 'quest { }']... [--batch N,...] [--context N,...] [--steps N] [--cold]
+//                       [--prefill N,...] [--depth N] [--chunk N] [--kv-cache-dtype T] [--block-size N] [--json]
+//
+// A decode step is Forward and a greedy Draw of `batch` sequences, each with `context` tokens of its own, its query
+// included. A prefill computes N tokens behind `depth` filled ones in chunks, to the first token. Medians, with the
+// smallest and the largest. With --cold, 256 MiB are copied before each step, which pushes everything out of caches.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/attention/registry.h"
+#include "engine/backend/device.h"
+#include "engine/base/check.h"
+#include "engine/base/math.h"
+#include "engine/batch_builder.h"
+#include "engine/kv/kv_cache.h"
+#include "engine/model/gguf.h"
+#include "engine/model/model_registry.h"
+#include "google/protobuf/text_format.h"
+
+namespace farspan {
+namespace {
+
+[[noreturn]] void Fail(const std::string& problem) {
+  std::fprintf(stderr, "farspan-bench-model: %s\n", problem.c_str());
+  std::exit(64);
+}
+
+void Require(const absl::Status& status) {
+  if (!status.ok()) Fail(status.ToString());
+}
+
+template <typename T>
+T Require(absl::StatusOr<T> value) {
+  Require(value.status());
+  return *std::move(value);
+}
+
+struct Options {
+  std::map<std::string, std::string> text = {{"model", ""},    {"device", "auto"},  {"threads", "2"},
+                                             {"batch", "1"},   {"context", "1024"}, {"steps", "9"},
+                                             {"prefill", ""},  {"depth", "0"},      {"kv-cache-dtype", "bf16"},
+                                             {"chunk", "512"}, {"block-size", "0"}};
+  std::vector<std::string> attention;
+  bool cold = false;
+  bool json = false;
+
+  std::vector<int64_t> numbers(const std::string& name) const {
+    std::vector<int64_t> values;
+    if (text.at(name).empty()) return values;
+    for (const absl::string_view part : absl::StrSplit(text.at(name), ',')) {
+      if (!absl::SimpleAtoi(part, &values.emplace_back()) || values.back() < 0) {
+        Fail(absl::StrCat("--", name, ": must be counts between commas"));
+      }
+    }
+    return values;
+  }
+  int64_t number(const std::string& name) const { return numbers(name).at(0); }
+};
+
+Options ParseOptions(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--json" || flag == "--cold") {
+      (flag == "--json" ? options.json : options.cold) = true;
+    } else if (flag == "--attention" && i + 1 < argc) {
+      options.attention.emplace_back(argv[++i]);
+    } else {
+      const auto place = flag.substr(0, 2) == "--" ? options.text.find(flag.substr(2)) : options.text.end();
+      if (place == options.text.end() || i + 1 == argc) Fail(absl::StrCat("unknown or incomplete flag ", flag));
+      place->second = argv[++i];
+    }
+  }
+  if (options.text["model"].empty()) Fail("--model: must be given");
+  if (options.attention.empty()) options.attention.emplace_back("dense { }");
+  return options;
+}
+
+KvDtype DtypeOf(const std::string& name) {
+  for (const KvDtype dtype : {KvDtype::kBf16, KvDtype::kF32, KvDtype::kF16, KvDtype::kF8E4M3}) {
+    if (name == KvDtypeName(dtype)) return dtype;
+  }
+  Fail("--kv-cache-dtype: must be bf16, f32, fp16 or fp8");
+}
+
+kernels::RandomFormat FormatOf(kernels::KvElement element) {
+  switch (element) {
+    case kernels::KvElement::kBf16:
+      return kernels::RandomFormat::kBf16;
+    case kernels::KvElement::kF32:
+      return kernels::RandomFormat::kF32;
+    case kernels::KvElement::kF16:
+      return kernels::RandomFormat::kF16;
+    case kernels::KvElement::kF8E4M3:
+      return kernels::RandomFormat::kF8E4M3;
+  }
+  FARSPAN_CHECK(false, "element=", static_cast<int>(element));
+}
+
+using Policy = std::shared_ptr<const AttentionPolicy>;
+
+struct Measurement {
+  double median_ms = 0, least_ms = 0, most_ms = 0;
+};
+
+// A device with a model and filled pages.
+class Bench {
+ public:
+  explicit Bench(const Options& options) : options_(options) {
+    device_ =
+        Require(OpenDevice(options.text.at("device"), {.num_threads = static_cast<int>(options.number("threads"))}));
+    LoadWeights();
+    const ModelShape& shape = model_->shape();
+    const int64_t num_pages = NumPages(shape);
+    kv_ = Require(KvCache::Create(shape, num_pages, backend(), Features()));
+    pool_ = std::make_unique<PagePool>(num_pages);
+    FillPages();
+    if (options.cold) {
+      for (auto* buffer : {&cold_from_, &cold_to_})
+        *buffer = Require(backend()->Allocate(kColdBytes, MemoryKind::kWorkspace));
+    }
+    std::fprintf(stderr, "%s; %s; weights %.2f GB, KV pages %.2f GB, side data %.2f GB\n", device_.reason.c_str(),
+                 options.text.at("model").c_str(), Gigabytes(MemoryKind::kWeights), Gigabytes(MemoryKind::kKvPages),
+                 Gigabytes(MemoryKind::kSideData));
+  }
+
+  Policy MakePolicy(const std::string& text) const {
+    v1::AttentionSpec spec;
+    if (!google::protobuf::TextFormat::ParseFromString(text, &spec)) {
+      Fail("--attention: must be an AttentionSpec in protobuf text format");
+    }
+    Policy policy = Require(BuiltinPolicies().Create(spec, model_->shape()));
+    if (!Covers(backend()->caps(), policy->needs())) Fail(absl::StrCat("the device does not run ", text));
+    return policy;
+  }
+
+  Measurement Decode(const AttentionPolicy& policy, int64_t batch_size, int64_t context) {
+    const std::vector<BlockTable> tables = TakePages(batch_size, context);
+    ForwardBatch batch;
+    for (int64_t i = 0; i < batch_size; ++i) {
+      const TokenRange query = {.begin = context - 1, .end = context};
+      const AttentionPlan plan = policy.Plan({.queries = query, .prompt_tokens = context - 1});
+      AppendDecodeAttention(plan, i, query, tables[static_cast<size_t>(i)], model_->shape(), &batch);
+      AppendRow(context - 1, tables[static_cast<size_t>(i)], &batch);
+      batch.logit_rows.push_back(i);
+    }
+    return Measure([&] { Step(batch); });
+  }
+
+  // The whole prompt, its chunks one after the other, to the first token.
+  Measurement Prefill(const AttentionPolicy& policy, int64_t prompt_tokens, int64_t depth, int64_t chunk) {
+    const int64_t end = depth + prompt_tokens;
+    const std::vector<BlockTable> tables = TakePages(1, end);
+    std::vector<ForwardBatch> batches;
+    for (int64_t begin = depth; begin < end; begin += chunk) {
+      const TokenRange queries = {.begin = begin, .end = std::min(end, begin + chunk)};
+      ForwardBatch& batch = batches.emplace_back();
+      const AttentionPlan plan = policy.Plan({.queries = queries, .prompt_tokens = end});
+      AppendPrefillAttention(plan, queries, tables[0], model_->shape(), &batch);
+      for (int64_t position = queries.begin; position < queries.end; ++position) AppendRow(position, tables[0], &batch);
+      if (queries.end == end) batch.logit_rows.push_back(queries.size() - 1);
+    }
+    return Measure([&] {
+      for (const ForwardBatch& batch : batches) Step(batch);
+    });
+  }
+
+  std::string_view backend_name() const { return device_.backend->name(); }
+
+ private:
+  static constexpr int64_t kColdBytes = int64_t{256} << 20;
+
+  Backend* backend() const { return device_.backend.get(); }
+  double Gigabytes(MemoryKind kind) const { return static_cast<double>(backend()->MemoryBytes(kind)) / 1e9; }
+
+  void LoadWeights() {
+    const std::string& name = options_.text.at("model");
+    const int64_t page_tokens = options_.number("block-size");
+    int64_t rows = options_.text.at("prefill").empty() ? 1 : options_.number("chunk");
+    for (const int64_t batch : options_.numbers("batch")) rows = std::max(rows, batch);
+    const ModelOptions model_options = {.max_batch_rows = rows,
+                                        .page_tokens = page_tokens > 0 ? page_tokens : device_.default_page_tokens,
+                                        .kv_dtype = DtypeOf(options_.text.at("kv-cache-dtype"))};
+    model_ = IsRandomModelName(name) ? Require(LoadModel(Require(ParseRandomModelName(name)), backend(), model_options))
+                                     : Require(LoadModel(name, backend(), model_options));
+  }
+
+  // The selectors that any of the policies needs.
+  PlanFeatures Features() const {
+    PlanFeatures features = PlanFeatures::kNone;
+    for (const std::string& text : options_.attention) features = features | MakePolicy(text)->needs();
+    return features;
+  }
+
+  int64_t NumPages(const ModelShape& shape) const {
+    int64_t pages = 1;
+    for (const int64_t batch : options_.numbers("batch")) {
+      for (const int64_t context : options_.numbers("context")) {
+        pages = std::max(pages, batch * CeilDiv(context, shape.page_tokens));
+      }
+    }
+    for (const int64_t prefill : options_.numbers("prefill")) {
+      pages = std::max(pages, CeilDiv(options_.number("depth") + prefill, shape.page_tokens));
+    }
+    return pages;
+  }
+
+  void FillPages() {
+    for (int64_t i = 0; i < model_->shape().num_layers; ++i) {
+      const kernels::KvLayerView layer = kv_->layer(i);
+      backend()->FillRandom({.data = layer.data,
+                             .format = FormatOf(layer.element),
+                             .num_values = layer.num_pages * layer.page_elements(),
+                             .key = 0x6b76 + static_cast<uint64_t>(i),
+                             .exponent = 1});
+    }
+    Require(backend()->Wait(backend()->Submit()));
+  }
+
+  std::vector<BlockTable> TakePages(int64_t sequences, int64_t tokens) {
+    std::vector<BlockTable> tables;
+    for (int64_t i = 0; i < sequences; ++i) {
+      BlockTable& table = tables.emplace_back(model_->shape().page_tokens);
+      for (int64_t page = table.PagesMissing(tokens); page > 0; --page) table.Append(*pool_->Take());
+    }
+    return tables;
+  }
+
+  void AppendRow(int64_t position, const BlockTable& pages, ForwardBatch* batch) const {
+    const int64_t token = (position * 7919 + batch->num_rows() * 104729 + 17) % model_->shape().vocab_size;
+    batch->token_ids.push_back(static_cast<TokenId>(token));
+    batch->positions.push_back(position);
+    batch->kv_slots.push_back({.page = static_cast<int32_t>(pages.page_of(position)),
+                               .token = static_cast<int32_t>(position % pages.page_tokens())});
+  }
+
+  void Step(const ForwardBatch& batch) {
+    Require(model_->Forward(batch, *kv_));
+    std::vector<DrawRequest> draws(batch.logit_rows.size());
+    for (size_t i = 0; i < draws.size(); ++i) {
+      draws[i].logit_row = static_cast<int64_t>(i);
+      draws[i].sampling.temperature = 0;
+    }
+    for (const DrawResult& result : Require(model_->Draw(draws))) Require(result.status());
+  }
+
+  Measurement Measure(const std::function<void()>& step) {
+    constexpr int kWarmups = 2;
+    std::vector<double> milliseconds;
+    for (int64_t i = -kWarmups; i < std::max<int64_t>(options_.number("steps"), 1); ++i) {
+      if (options_.cold) {
+        backend()->CopyBytes(cold_to_->data(), cold_from_->data(), kColdBytes);
+        Require(backend()->Wait(backend()->Submit()));
+      }
+      const SteadyTime begin = Clock::Real()->Now();
+      step();
+      const std::chrono::duration<double, std::milli> elapsed = Clock::Real()->Now() - begin;
+      if (i >= 0) milliseconds.push_back(elapsed.count());
+    }
+    std::sort(milliseconds.begin(), milliseconds.end());
+    return {milliseconds[milliseconds.size() / 2], milliseconds.front(), milliseconds.back()};
+  }
+
+  const Options& options_;
+  Device device_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<PagePool> pool_;
+  std::unique_ptr<Buffer> cold_from_, cold_to_;
+};
+
+void Print(const Options& options, const Bench& bench, const std::string& what, const std::string& attention,
+           int64_t batch, int64_t tokens, int64_t depth, const Measurement& measured) {
+  const char* format = options.json
+                           ? "{\"backend\":\"%s\",\"what\":\"%s\",\"attention\":\"%s\",\"batch\":%lld,\"tokens\":%lld,"
+                             "\"depth\":%lld,\"cold\":%d,\"median_ms\":%.4f,\"least_ms\":%.4f,\"most_ms\":%.4f}\n"
+                           : "%s %-7s %-40s batch %4lld tokens %8lld depth %8lld cold %d: %10.3f ms (%.3f to %.3f)\n";
+  std::printf(format, std::string(bench.backend_name()).c_str(), what.c_str(), attention.c_str(),
+              static_cast<long long>(batch), static_cast<long long>(tokens), static_cast<long long>(depth),
+              options.cold ? 1 : 0, measured.median_ms, measured.least_ms, measured.most_ms);
+  std::fflush(stdout);
+}
+
+int Main(int argc, char** argv) {
+  const Options options = ParseOptions(argc, argv);
+  Bench bench(options);
+  for (const std::string& attention : options.attention) {
+    const Policy policy = bench.MakePolicy(attention);
+    for (const int64_t batch : options.numbers("batch")) {
+      for (const int64_t context : options.numbers("context")) {
+        if (context < 1) continue;
+        Print(options, bench, "decode", attention, batch, 1, context - 1, bench.Decode(*policy, batch, context));
+      }
+    }
+    for (const int64_t prefill : options.numbers("prefill")) {
+      const int64_t depth = options.number("depth");
+      Print(options, bench, "prefill", attention, 1, prefill, depth,
+            bench.Prefill(*policy, prefill, depth, options.number("chunk")));
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace farspan
+
+int main(int argc, char** argv) { return farspan::Main(argc, argv); }

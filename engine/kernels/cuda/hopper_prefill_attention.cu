@@ -110,10 +110,12 @@ int64_t HopperPrefillWorkspaceBytes() { return sizeof(unsigned); }
 bool HopperPrefillSupports(const PrefillAttentionArgs& args) {
   const AttentionCommon& common = args.common;
   const KvLayerView& cache = common.cache;
+  const int64_t rows = cache.num_pages * cache.num_kv_heads * 2 * cache.page_tokens;
   return CurrentDeviceTraits().compute_major == 9 && common.activation == Activation::kBf16 &&
          cache.element == KvElement::kBf16 && (cache.head_dim == 64 || cache.head_dim == 128) &&
          (cache.page_tokens == 16 || cache.page_tokens == 32 || cache.page_tokens == 64) &&
          reinterpret_cast<uintptr_t>(common.q) % 16 == 0 && reinterpret_cast<uintptr_t>(common.out) % 16 == 0 &&
+         rows < int64_t{1} << 31 && common.rope_dim % 2 == 0 && common.scale > 0 &&
          hopper::FindEncodeTiled() != nullptr;
 }
 

@@ -12,7 +12,7 @@
 
 namespace farspan::kernels::cuda {
 
-// bf16 activations and cache, head_dim 64 or 128, page_tokens 16, 32 or 64, on the current device.
+// bf16 activations and cache, head_dim 64 or 128, page_tokens 16, 32 or 64, a positive scale, on the current device.
 bool HopperPrefillSupports(const PrefillAttentionArgs& args);
 
 int64_t HopperPrefillWorkspaceBytes();

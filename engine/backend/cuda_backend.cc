@@ -19,6 +19,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/kernels/cuda/decode_attention.h"
+#include "engine/kernels/cuda/hopper_prefill_attention.h"
 #include "engine/kernels/cuda/kernels.h"
 #include "engine/kernels/cuda/select_blocks.h"
 
@@ -28,7 +29,6 @@ namespace {
 using kernels::cuda::LaunchEmbed;
 using kernels::cuda::LaunchFillKeyBounds;
 using kernels::cuda::LaunchFillRandom;
-using kernels::cuda::LaunchPrefillAttention;
 using kernels::cuda::LaunchRopeTable;
 
 absl::Status DeviceFault(const char* what, cudaError_t error) {
@@ -120,13 +120,11 @@ class DeviceCudaBackend final : public Backend {
     if (Ready()) Check(layers_->Logits(args));
   }
   void FillKeyBounds(const kernels::FillKeyBoundsArgs& args) override {
-    Timed(TimedOp::kDecodeSelection, "key bounds", LaunchFillKeyBounds, args);
+    if (Ready()) Timed(TimedOp::kDecodeSelection, "key bounds", [&] { return LaunchFillKeyBounds(args, stream_); });
   }
   void SelectBlocks(const kernels::SelectBlocksArgs& args) override;
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
-  void PrefillAttention(const kernels::PrefillAttentionArgs& args) override {
-    Timed(TimedOp::kPrefillAttention, "prefill_attention", LaunchPrefillAttention, args);
-  }
+  void PrefillAttention(const kernels::PrefillAttentionArgs& args) override;
 
   StepTicket Submit() override { return StepTicket{++submitted_}; }
   absl::Status Wait(StepTicket ticket) override {
@@ -156,11 +154,9 @@ class DeviceCudaBackend final : public Backend {
   void Launch(const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
     if (Ready()) Check(what, launch(args, stream_));
   }
-  template <typename Args>
-  void Timed(TimedOp op, const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
-    if (!Ready()) return;
-    if (graphs_.recording()) return Check(what, launch(args, stream_));
-    Check(what, timer_.Time(op, stream_, [&] { return launch(args, stream_); }));
+  template <typename Launching>
+  void Timed(TimedOp op, const char* what, const Launching& launch) {
+    Check(what, graphs_.recording() ? launch() : timer_.Time(op, stream_, launch));
   }
 
   const std::string name_;
@@ -169,6 +165,7 @@ class DeviceCudaBackend final : public Backend {
   CudaStepMemory step_memory_;
   std::unique_ptr<Buffer> gemm_workspace_;
   std::unique_ptr<Buffer> decode_workspace_;
+  std::unique_ptr<Buffer> prefill_workspace_;
   std::unique_ptr<Buffer> select_workspace_;
   int64_t max_blocks_ = 0;  // that a context may have
   std::optional<CudaLayers> layers_;
@@ -188,6 +185,8 @@ absl::Status DeviceCudaBackend::TakeWorkspace() {
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<CudaGemm> gemm,
                            CudaGemm::Create({gemm_workspace_->data(), gemm_workspace_->size_bytes()}));
   layers_.emplace(std::move(gemm), stream_);
+  FARSPAN_ASSIGN_OR_RETURN(prefill_workspace_,
+                           Allocate(kernels::cuda::HopperPrefillWorkspaceBytes(), MemoryKind::kWorkspace));
   return absl::OkStatus();
 }
 
@@ -221,7 +220,7 @@ void DeviceCudaBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {
     }
     return cudaSuccess;
   };
-  Check("select blocks", graphs_.recording() ? launch() : timer_.Time(TimedOp::kDecodeSelection, stream_, launch));
+  Timed(TimedOp::kDecodeSelection, "select blocks", launch);
 }
 
 void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
@@ -239,7 +238,17 @@ void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args
     }
     return cudaSuccess;
   };
-  Check("decode attention", graphs_.recording() ? launch() : timer_.Time(TimedOp::kDecodeAttention, stream_, launch));
+  Timed(TimedOp::kDecodeAttention, "decode attention", launch);
+}
+
+void DeviceCudaBackend::PrefillAttention(const kernels::PrefillAttentionArgs& args) {
+  if (!Ready()) return;
+  const kernels::cuda::Workspace workspace = {prefill_workspace_->data(), prefill_workspace_->size_bytes()};
+  Timed(TimedOp::kPrefillAttention, "prefill attention", [&] {
+    return kernels::cuda::HopperPrefillSupports(args)
+               ? kernels::cuda::LaunchHopperPrefillAttention(args, workspace, stream_)
+               : kernels::cuda::LaunchPrefillAttention(args, stream_);
+  });
 }
 
 // Few sizes, so that few graphs serve every batch, and none much larger than it must be.

@@ -76,12 +76,10 @@ class DeviceCudaBackend final : public Backend {
   SteadyDuration OpTime(TimedOp op) const override { return timer_.Total(op); }
 
   absl::Status Upload(void* device, std::span<const std::byte> host) override {
-    Check("upload", cudaMemcpy(device, host.data(), host.size(), cudaMemcpyHostToDevice));
-    return fault_;
+    return Copy("upload", device, host.data(), host.size(), cudaMemcpyHostToDevice);
   }
   absl::Status Download(std::span<std::byte> host, const void* device) override {
-    Check("download", cudaMemcpy(host.data(), device, host.size(), cudaMemcpyDeviceToHost));
-    return fault_;
+    return Copy("download", host.data(), device, host.size(), cudaMemcpyDeviceToHost);
   }
   kernels::Activation activation() const override { return kernels::Activation::kBf16; }
   const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
@@ -137,6 +135,14 @@ class DeviceCudaBackend final : public Backend {
   }
 
  private:
+  // In order with the ops: the stream does not wait for the default one, on which a plain copy may still be under way
+  // when it returns.
+  absl::Status Copy(const char* what, void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind) {
+    if (fault_.ok()) Check(what, cudaMemcpyAsync(to, from, size_bytes, kind, stream_));
+    if (fault_.ok()) Check(what, cudaStreamSynchronize(stream_));
+    return fault_;
+  }
+
   // The first error of any call stands: a kernel's fault shows in whatever is called next.
   void Check(const char* what, cudaError_t error) {
     if (error != cudaSuccess && fault_.ok()) fault_ = DeviceFault(what, error);
@@ -198,7 +204,7 @@ absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape) {
   const int64_t size_bytes =
       kernels::cuda::DecodeAttentionWorkspaceBytes(kMaxDecodeRows, shape.num_heads, shape.num_kv_heads, shape.head_dim);
   FARSPAN_ASSIGN_OR_RETURN(decode_workspace_, Allocate(size_bytes, MemoryKind::kWorkspace));
-  Check("workspace", cudaMemset(decode_workspace_->data(), 0, static_cast<size_t>(size_bytes)));
+  Check("workspace", cudaMemsetAsync(decode_workspace_->data(), 0, static_cast<size_t>(size_bytes), stream_));
   max_blocks_ = shape.max_context_tokens / kernels::KeyBoundsTokens(shape.page_tokens);
   const int64_t select_bytes =
       kernels::cuda::SelectBlocksWorkspaceBytes(kMaxSelectRows, shape.num_heads, shape.num_kv_heads, max_blocks_);

@@ -100,7 +100,9 @@ class DeviceCudaBackend final : public Backend {
   absl::Status Prepare(const ModelShape& shape) override;
   int64_t RecordedRows(int64_t num_rows) const override;
   void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) override {
-    if (Ready()) Check("graph", graphs_.Run(key, stream_, ops));
+    if (!Ready()) return;
+    if (timer_.NextRecordedStep()) return ops();
+    Check("graph", graphs_.Run(key, stream_, ops));
   }
   void FillRandom(const kernels::FillRandomArgs& args) override { Launch("fill_random", LaunchFillRandom, args); }
   void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }

@@ -21,6 +21,12 @@ class TokenCounts {
   // infinite one and NaN stay as they are. Every token counted lies inside `logits` [vocab_size].
   void ApplyPenalties(const SamplingParams& params, std::span<float> logits) const;
 
+  // Calls visit(token, times in the output) once for each token counted, in no order; 0 times for the prompt's alone.
+  template <typename Visit>
+  void ForEach(const Visit& visit) const {
+    for (const auto& [token, counts] : counts_) visit(token, counts.in_output);
+  }
+
  private:
   struct Counts {
     bool in_prompt = false;

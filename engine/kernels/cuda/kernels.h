@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include "engine/kernels/args.h"
+#include "engine/kernels/draw_args.h"
 
 namespace farspan::kernels::cuda {
 
@@ -30,6 +31,10 @@ cudaError_t LaunchFillKeyBounds(const FillKeyBoundsArgs& args, cudaStream_t stre
 // Every legal decode shape, one warp a query at a time: what decode_attention.h falls back to.
 cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
 cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream);
+// The grid depends on num_rows alone: rows beyond a batch's own are idle. Greedy tokens are those of the CPU, others
+// where the uniform does not fall within rounding of a boundary.
+cudaError_t LaunchDraw(const DrawArgs& args, const Workspace& workspace, cudaStream_t stream);
+int64_t DrawWorkspaceBytes(int64_t num_rows, int64_t vocab_size);
 
 inline constexpr int64_t kMaxHeadDim = 256;
 inline constexpr int64_t kMaxPageTokens = 64;

@@ -16,6 +16,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/model_shape.h"
 #include "engine/kernels/args.h"
+#include "engine/kernels/draw_args.h"
 
 namespace farspan {
 
@@ -94,6 +95,12 @@ class Backend {
   virtual void SelectBlocks(const kernels::SelectBlocksArgs& args) = 0;
   virtual void DecodeAttention(const kernels::DecodeAttentionArgs& args) = 0;
   virtual void PrefillAttention(const kernels::PrefillAttentionArgs& args) = 0;
+
+  // Whether Draw runs here; where not, tokens are drawn on the host.
+  virtual bool draws() const = 0;
+  // At most kMaxDrawRows. `args.drawn` is null: what was drawn lies in host memory, readable from the step's completion
+  // to the next Draw.
+  virtual const kernels::DrawnRow* Draw(const kernels::DrawArgs& args) = 0;
 
   virtual StepTicket Submit() = 0;
   // Returns when the step has completed. RESOURCE_EXHAUSTED when there was no memory for one of its ops: what the step

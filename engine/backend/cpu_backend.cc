@@ -146,6 +146,12 @@ class HostCpuBackend final : public Backend {
   void SelectBlocks(const kernels::SelectBlocksArgs& args) override;
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
 
+  bool draws() const override { return false; }
+  const kernels::DrawnRow* Draw(const kernels::DrawArgs&) override {
+    FARSPAN_CHECK(false, "a draw on a backend that does not draw");
+    return nullptr;
+  }
+
   StepTicket Submit() override { return StepTicket{++submitted_}; }
   absl::Status Wait(StepTicket ticket) override {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));

@@ -51,6 +51,10 @@ class DeviceBuffer final : public Buffer {
   std::atomic<int64_t>& held_bytes_;
 };
 
+struct FreePinned {
+  void operator()(void* memory) const { cudaFreeHost(memory); }
+};
+
 // Rows of the largest recorded step, and of one launch of decode attention.
 constexpr int64_t kMaxDecodeRows = 256;
 // Rows whose scores are held at a time.
@@ -126,6 +130,9 @@ class DeviceCudaBackend final : public Backend {
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) override;
 
+  bool draws() const override { return true; }
+  const kernels::DrawnRow* Draw(const kernels::DrawArgs& args) override;
+
   StepTicket Submit() override { return StepTicket{++submitted_}; }
   absl::Status Wait(StepTicket ticket) override {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
@@ -176,6 +183,8 @@ class DeviceCudaBackend final : public Backend {
   std::unique_ptr<Buffer> prefill_workspace_;
   std::unique_ptr<Buffer> select_workspace_;
   int64_t max_blocks_ = 0;  // that a context may have
+  std::unique_ptr<Buffer> draw_workspace_;
+  std::unique_ptr<kernels::DrawnRow, FreePinned> drawn_;  // [kMaxDrawRows], written by the device
   std::optional<CudaLayers> layers_;
   CudaOpTimer timer_;
   CudaGraphs graphs_;
@@ -189,6 +198,10 @@ absl::Status DeviceCudaBackend::TakeWorkspace() {
   if (const cudaError_t error = step_memory_.Take(kStepBytes); error != cudaSuccess) {
     return DeviceFault("step memory", error);
   }
+  void* drawn = nullptr;
+  const cudaError_t error = cudaMallocHost(&drawn, kernels::kMaxDrawRows * sizeof(kernels::DrawnRow));
+  if (error != cudaSuccess) return DeviceFault("draws", error);
+  drawn_.reset(static_cast<kernels::DrawnRow*>(drawn));
   FARSPAN_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(CudaGemm::kWorkspaceBytes, MemoryKind::kWorkspace));
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<CudaGemm> gemm,
                            CudaGemm::Create({gemm_workspace_->data(), gemm_workspace_->size_bytes()}));
@@ -211,6 +224,9 @@ absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape) {
   const int64_t select_bytes =
       kernels::cuda::SelectBlocksWorkspaceBytes(kMaxSelectRows, shape.num_heads, shape.num_kv_heads, max_blocks_);
   FARSPAN_ASSIGN_OR_RETURN(select_workspace_, Allocate(select_bytes, MemoryKind::kWorkspace));
+  FARSPAN_ASSIGN_OR_RETURN(
+      draw_workspace_,
+      Allocate(kernels::cuda::DrawWorkspaceBytes(kernels::kMaxDrawRows, shape.vocab_size), MemoryKind::kWorkspace));
   return fault_;
 }
 
@@ -229,6 +245,16 @@ void DeviceCudaBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {
     return cudaSuccess;
   };
   Timed(TimedOp::kDecodeSelection, "select blocks", launch);
+}
+
+const kernels::DrawnRow* DeviceCudaBackend::Draw(const kernels::DrawArgs& args) {
+  FARSPAN_CHECK(args.num_rows <= kernels::kMaxDrawRows, "rows=", args.num_rows);
+  FARSPAN_CHECK(draw_workspace_ != nullptr, "a draw before Prepare");
+  kernels::DrawArgs device_args = args;
+  device_args.drawn = drawn_.get();
+  const kernels::cuda::Workspace workspace = {draw_workspace_->data(), draw_workspace_->size_bytes()};
+  if (Ready()) Check("draw", kernels::cuda::LaunchDraw(device_args, workspace, stream_));
+  return drawn_.get();
 }
 
 void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {

@@ -7,6 +7,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/device_draws.h"
 
 namespace farspan {
 
@@ -184,11 +185,11 @@ absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::span<float>> Llama::Logits(int64_t first, int64_t count) {
+// Enqueues the logits of `count` of the batch's logit rows.
+void Llama::ComputeLogits(int64_t first, int64_t count) {
   const auto num_rows = static_cast<int64_t>(logit_rows_.size());
-  FARSPAN_CHECK(first >= 0 && count >= 0 && count <= kMaxLogitRows && first + count <= num_rows, "first=", first,
-                " count=", count, " rows=", num_rows);
-  if (count == 0) return std::span<float>();
+  FARSPAN_CHECK(first >= 0 && count >= 0 && count <= activations_.logit_rows && first + count <= num_rows,
+                "first=", first, " count=", count, " rows=", num_rows);
   const auto rows =
       std::span<const int64_t>(logit_rows_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   backend_->Logits({.hidden = activations_.hidden,
@@ -199,10 +200,61 @@ absl::StatusOr<std::span<float>> Llama::Logits(int64_t first, int64_t count) {
                     .normed = activations_.normed,
                     .logits = activations_.logits,
                     .num_rows = count});
+}
+
+absl::StatusOr<std::span<float>> Llama::Logits(int64_t first, int64_t count) {
+  FARSPAN_CHECK(count <= kMaxLogitRows, "count=", count);
+  if (count == 0) return std::span<float>();
+  ComputeLogits(first, count);
   FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
   logits_.resize(static_cast<size_t>(count * shape_.vocab_size));
   FARSPAN_RETURN_IF_ERROR(backend_->Download(std::as_writable_bytes(std::span(logits_)), activations_.logits));
   return std::span<float>(logits_);
+}
+
+absl::StatusOr<std::vector<DrawResult>> Llama::Draw(std::span<const DrawRequest> requests) {
+  if (!backend_->draws()) return Model::Draw(requests);
+  std::vector<DrawResult> results;
+  results.reserve(requests.size());
+  while (!requests.empty()) {
+    const int64_t end_row = requests.front().logit_row + std::min(activations_.logit_rows, kernels::kMaxDrawRows);
+    const auto end = std::find_if(requests.begin(), requests.end(),
+                                  [end_row](const DrawRequest& request) { return request.logit_row >= end_row; });
+    const auto count = static_cast<size_t>(end - requests.begin());
+    FARSPAN_RETURN_IF_ERROR(DrawSlice(requests.first(count), &results));
+    requests = requests.subspan(count);
+  }
+  return results;
+}
+
+// One pass over the output matrix: the rows from the first to the last request that reads its logits.
+absl::Status Llama::DrawSlice(std::span<const DrawRequest> requests, std::vector<DrawResult>* results) {
+  std::vector<DrawRequest> reading;
+  for (const DrawRequest& request : requests) {
+    if (request.reads_logits()) reading.push_back(request);
+  }
+  const kernels::DrawnRow* drawn = nullptr;
+  const int64_t first = reading.empty() ? 0 : reading.front().logit_row;
+  if (!reading.empty()) {
+    const int64_t num_rows = reading.back().logit_row + 1 - first;
+    const DeviceDraws draws = MakeDeviceDraws(reading, first, num_rows);
+    const auto* const rows = backend_->StageArray(std::span(draws.rows));
+    const auto* const counts = backend_->StageArray(std::span(draws.counts));
+    ComputeLogits(first, num_rows);
+    drawn = backend_->Draw({.logits = activations_.logits,
+                            .rows = rows,
+                            .counts = counts,
+                            .drawn = nullptr,
+                            .next_token_ids = nullptr,
+                            .num_rows = num_rows,
+                            .vocab_size = shape_.vocab_size});
+    FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
+  }
+  for (const DrawRequest& request : requests) {
+    results->push_back(request.reads_logits() ? DeviceDrawResult(request, drawn[request.logit_row - first])
+                                              : DrawFromLogits(request, {}));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace farspan

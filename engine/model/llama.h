@@ -53,7 +53,8 @@ struct LlamaActivations {
   void* attention;  // as query
   void* inner;      // [rows][3 * feed_forward_width]
   float* cos_sin;   // [rows][rope_dim / 2][2]
-  float* logits;    // [kMaxLogitRows][vocab]
+  float* logits;    // [logit_rows][vocab]
+  int64_t logit_rows;
   std::vector<std::unique_ptr<Buffer>> buffers;
 };
 
@@ -67,6 +68,8 @@ class Llama final : public Model {
   int64_t max_batch_rows() const override { return max_batch_rows_; }
   absl::Status Forward(const ForwardBatch& batch, KvCache& kv) override;
   absl::StatusOr<std::span<float>> Logits(int64_t first, int64_t count) override;
+  // On the backend where it draws.
+  absl::StatusOr<std::vector<DrawResult>> Draw(std::span<const DrawRequest> requests) override;
 
  private:
   // A batch's arrays as ops read them.
@@ -78,6 +81,8 @@ class Llama final : public Model {
   void Project(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void FeedForward(const LlamaLayer& layer, int64_t num_rows);
+  void ComputeLogits(int64_t first, int64_t count);
+  absl::Status DrawSlice(std::span<const DrawRequest> requests, std::vector<DrawResult>* results);
 
   const LlamaConfig config_;
   const ModelShape shape_;

@@ -139,7 +139,10 @@ absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, 
   FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), activation, &activations.attention));
   FARSPAN_RETURN_IF_ERROR(take(rows * 3 * config.feed_forward_width, activation, &activations.inner));
   FARSPAN_RETURN_IF_ERROR(take(rows * config.rope_dim, kFloat, &activations.cos_sin));
-  FARSPAN_RETURN_IF_ERROR(take(kMaxLogitRows * vocab_size, kFloat, &activations.logits));
+  // Where tokens are drawn on the device, one pass over the output matrix serves a whole decode step.
+  activations.logit_rows =
+      backend->draws() ? std::max(kMaxLogitRows, std::min(rows, kernels::kMaxDrawRows)) : kMaxLogitRows;
+  FARSPAN_RETURN_IF_ERROR(take(activations.logit_rows * vocab_size, kFloat, &activations.logits));
   return activations;
 }
 

@@ -86,12 +86,10 @@ class CudaDecodeAttentionTest : public ::testing::Test {
   std::vector<KvEntry> RandomEntries(int64_t tokens, Batch* batch) {
     std::vector<KvEntry> entries;
     const int64_t page_tokens = batch->shape.page_tokens;
-    int32_t page = 0;
+    const int64_t first = random_.Integer(0, batch->shape.num_pages - 1);
     for (int64_t position = 0; position < tokens;) {
       const int64_t token = position % page_tokens;
-      // Neighbours differ: equal pages in a row would be one page cut in two.
-      const int64_t num_pages = batch->shape.num_pages;
-      if (token == 0) page = static_cast<int32_t>((page + random_.Integer(1, num_pages - 1)) % num_pages);
+      const auto page = static_cast<int32_t>((first + 5 * (position / page_tokens)) % batch->shape.num_pages);
       int64_t count = std::min(tokens - position, page_tokens - token);
       if (random_.OneIn(4)) count = random_.Integer(1, count);
       KvEntry entry = {.page = page,
@@ -144,6 +142,10 @@ class CudaDecodeAttentionTest : public ::testing::Test {
   static Result Run(Backend& backend, const Batch& batch, int64_t first, int64_t count) {
     DeviceArrays arrays(&backend);
     const Shape& shape = batch.shape;
+    EXPECT_TRUE(
+        backend
+            .Prepare({.num_heads = shape.num_heads(), .num_kv_heads = shape.num_kv_heads, .head_dim = shape.head_dim})
+            .ok());
     const bool is_cpu = backend.activation() == kernels::Activation::kF32 && backend.name().starts_with("cpu");
     const auto num_rows = batch.rows.size();
     const auto num_out = num_rows * static_cast<size_t>(shape.row_size());

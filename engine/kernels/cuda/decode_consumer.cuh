@@ -6,32 +6,77 @@
 
 #include "engine/kernels/cuda/decode_instructions.cuh"
 #include "engine/kernels/cuda/decode_layout.cuh"
+#include "engine/kernels/cuda/decode_outputs.cuh"
 #include "engine/kernels/cuda/device.cuh"
 
 namespace farspan::kernels::cuda::decode {
 
-inline constexpr float kNegativeInfinity = -__builtin_huge_valf();
-inline constexpr float kLog2E = 1.4426950408889634f;
-inline constexpr float kLn2 = 0.6931471805599453f;
-inline constexpr int kConsumerBarrier = 1;
-
-__device__ inline void SyncConsumers() { SyncThreads(kConsumerBarrier, kConsumerThreads); }
-
-// How much a state of that maximum and sum counts beside `maximum`. An empty one counts nothing, and NaN stays.
-__device__ inline float StateWeight(float2 state, float maximum) {
-  return state.y == 0 ? 0.0f : Exp2(state.x - maximum);
+// Offset in a 128-byte wide tile of this lane's row of a 16 x 16 block of keys; `step` is of the column's four.
+__device__ inline uint32_t KeyOffset(int step) {
+  const int lane = threadIdx.x % kWarpThreads;
+  return static_cast<uint32_t>(lane % 16 * 128 + (((lane / 16) ^ (lane % 8)) << 4 ^ step << 5));
 }
 
-__device__ inline float2 AddWeighted(float2 sum, float2 value, float weight) {
-  return make_float2(fmaf(value.x, weight, sum.x), fmaf(value.y, weight, sum.y));
+// The queries of one group, as columns of a product: a lane holds two channels of one head.
+struct GroupQuery {
+  const uint16_t* q;  // [group][head_dim]
+  int group;
+  int head_dim;
+
+  __device__ uint32_t Word(int tile, int step, int half) const {
+    const int lane = threadIdx.x % kWarpThreads;
+    const int head = tile * kHeadTile + lane / 4, channel = step * 16 + half * 8 + lane % 4 * 2;
+    if (head >= group || channel >= head_dim) return 0;
+    return *reinterpret_cast<const uint32_t*>(q + static_cast<int64_t>(head) * head_dim + channel);
+  }
+};
+
+// {cos, sin} of turning a channel pair by `turn` positions.
+__device__ inline float2 TurnOf(const AttentionCommon& common, int pair, int64_t turn) {
+  if (2 * pair >= common.rope_dim) return make_float2(1, 0);
+  constexpr double kInverseTwoPi = 0.15915494309189535;
+  const double turns = static_cast<double>(turn) * common.inverse_frequencies[pair] * kInverseTwoPi;
+  float2 cos_sin;
+  sincospif(static_cast<float>(2 * (turns - rint(turns))), &cos_sin.y, &cos_sin.x);
+  return cos_sin;
 }
 
-// Products of two heads by two channels, 8 apart: {head 0, head 1} of channel c, then of c + 8.
-__device__ inline void AddWeighted(float4* sum, float4 value, float first, float second) {
-  sum->x = fmaf(value.x, first, sum->x);
-  sum->y = fmaf(value.y, second, sum->y);
-  sum->z = fmaf(value.z, first, sum->z);
-  sum->w = fmaf(value.w, second, sum->w);
+template <int kHeadTiles>
+struct UnitScores {
+  float of[kHeadTiles][4];  // [token lane / 4 (+ 8)][heads lane % 4 * 2 and the next]
+};
+
+// Scores of a unit by the turned query. Rare, so the query is read again; what rounding takes from the turned words is
+// kept in a second product.
+template <int kHeadTiles, typename Element>
+__device__ UnitScores<kHeadTiles> ScoreTurned(const AttentionCommon& common, GroupQuery query, uint32_t address,
+                                              int64_t turn) {
+  UnitScores<kHeadTiles> scores{};
+#pragma unroll 1
+  for (int step = 0; step < (query.head_dim + 15) / 16; ++step) {
+    uint32_t keys[4];
+    LoadMatrices(address + step / 4 * kTileBytes + KeyOffset(step % 4), keys);
+    float2 cos_sin[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      cos_sin[half] = TurnOf(common, step * 8 + half * 4 + static_cast<int>(threadIdx.x % 4), turn);
+    }
+#pragma unroll
+    for (int tile = 0; tile < kHeadTiles; ++tile) {
+      uint32_t high[2], low[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 q = Bf16Element::Unpack(query.Word(tile, step, half)), by = cos_sin[half];
+        const float2 turned = make_float2(q.x * by.x - q.y * by.y, q.x * by.y + q.y * by.x);
+        high[half] = Element::Pack(turned.x, turned.y);
+        const float2 kept = Element::Unpack(high[half]);
+        low[half] = Element::Pack(turned.x - kept.x, turned.y - kept.y);
+      }
+      Element::MultiplyAdd(scores.of[tile], keys, high);
+      Element::MultiplyAdd(scores.of[tile], keys, low);
+    }
+  }
+  return scores;
 }
 
 template <int kDim, int kHeadTiles, typename Element>
@@ -39,14 +84,14 @@ class Consumer {
  public:
   using SharedMemory = Shared<kDim, kHeadTiles>;
   static constexpr int kSteps = kDim / 16;
+  static constexpr int kColumnSteps = kColumnElements / 16;
+  static constexpr int kChains = kHeadTiles == 1 ? 4 : 2;  // of products that wait for each other
 
   __device__ Consumer(const DecodeAttentionArgs& args, const Plan& plan, SharedMemory* shared)
       : args_(args),
         plan_(plan),
         shared_(*shared),
         scale_(args.common.scale * kLog2E),
-        group_(static_cast<int>(args.common.num_heads / args.common.cache.num_kv_heads)),
-        head_dim_(static_cast<int>(args.common.cache.head_dim)),
         warp_(threadIdx.x / kWarpThreads),
         lane_(threadIdx.x % kWarpThreads),
         pair_(lane_ % 4),
@@ -67,27 +112,17 @@ class Consumer {
   }
 
  private:
-  __device__ int64_t FirstHead(const Item& item) const {
-    return item.row * args_.common.num_heads + item.list % args_.common.cache.num_kv_heads * group_;
-  }
-
-  // Channels 2 * pair_ and the next of a step, of the query head channel_: what a lane holds of a column.
-  __device__ uint32_t QueryWord(int tile, int step, int half) const {
-    const int head = tile * kHeadTile + channel_, channel = step * 16 + half * 8 + 2 * pair_;
-    if (head >= group_ || channel >= head_dim_) return 0;
-    const uint16_t* q = query_ + static_cast<int64_t>(head) * head_dim_ + channel;
-    return *reinterpret_cast<const uint32_t*>(q);
-  }
-
   __device__ void LoadQuery(const Item& item) {
-    query_ = static_cast<const uint16_t*>(args_.common.q) + FirstHead(item) * head_dim_;
+    query_ = {.q = static_cast<const uint16_t*>(args_.common.q) + item.first_head * args_.common.cache.head_dim,
+              .group = plan_.group,
+              .head_dim = static_cast<int>(args_.common.cache.head_dim)};
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; ++tile) {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          q_[tile][step][half] = Element::FromBf16(QueryWord(tile, step, half));
+          q_[tile][step][half] = Element::FromBf16(query_.Word(tile, step, half));
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) out_[tile][step][i] = 0;
@@ -116,92 +151,56 @@ class Consumer {
   }
 
   __device__ void FoldUnit(const Unit& unit, uint32_t address) {
-    float scores[kHeadTiles][4];
+    UnitScores<kHeadTiles> unit_scores;
+    float(&scores)[kHeadTiles][4] = unit_scores.of;
     if (unit.turn == 0) {
       Score(address, scores);
     } else {
-      ScoreTurned(address, unit.turn, scores);
+      unit_scores = ScoreTurned<kHeadTiles, Element>(args_.common, query_, address, unit.turn);
     }
+    uint32_t values[kColumnSteps][4];  // on their way while the softmax is worked out
+    LoadValues(address, 0, values);
     const bool is_plain = unit.span == (kUnitTokens << 8) && (unit.head_mask & plan_.group_heads) == plan_.group_heads;
     if (!is_plain) MaskScores(unit, scores);
     uint32_t weights[kHeadTiles][2];
     UpdateState(scores, weights);
-    AddValues(address, is_plain ? UINT32_MAX : TokenMask(unit, 0), is_plain ? UINT32_MAX : TokenMask(unit, 8), weights);
+    AddValues(address, is_plain ? UINT32_MAX : TokenMask(unit, 0), is_plain ? UINT32_MAX : TokenMask(unit, 8), weights,
+              values);
   }
 
-  // Offset in a 128-byte wide tile of this lane's row of a 16 x 16 block of keys, for `step` of its four.
-  __device__ uint32_t KeyOffset(int step) const {
-    return static_cast<uint32_t>(lane_ % 16 * 128 + (((lane_ / 16) ^ (lane_ % 8)) << 4 ^ step << 5));
-  }
-  // The same of a block of values, whose tokens are columns of the product.
-  __device__ uint32_t ValueOffset(int step) const {
-    const int token = lane_ % 8 + lane_ / 16 * 8;
-    return static_cast<uint32_t>(token * 128 + (((lane_ / 8 % 2) ^ (lane_ % 8)) << 4 ^ step << 5));
+  // Offset in a 128-byte wide tile of this lane's row of a 16 x 16 block of values, whose tokens are columns of the
+  // product; `step` is of the column's four.
+  __device__ static uint32_t ValueOffset(int step) {
+    const int lane = threadIdx.x % kWarpThreads, token = lane % 8 + lane / 16 * 8;
+    return static_cast<uint32_t>(token * 128 + (((lane / 8 % 2) ^ (lane % 8)) << 4 ^ step << 5));
   }
 
   // scores[token channel_ (+ 8)][heads 2 * pair_ and the next]
   __device__ void Score(uint32_t address, float (&scores)[kHeadTiles][4]) const {
-    float odd[kHeadTiles][4];  // two chains of products instead of one twice as long
+    float chains[kChains][kHeadTiles][4] = {};
 #pragma unroll
-    for (int tile = 0; tile < kHeadTiles; ++tile) {
+    for (int column = 0; column < SharedMemory::kColumns; ++column) {
+      const uint32_t tile_address = address + column * kTileBytes;
+      uint32_t keys[kColumnSteps][4];
+      LoadMatrices({tile_address + KeyOffset(0), tile_address + KeyOffset(1), tile_address + KeyOffset(2),
+                    tile_address + KeyOffset(3)},
+                   keys);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) scores[tile][i] = odd[tile][i] = 0;
-    }
+      for (int i = 0; i < kColumnSteps; ++i) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      uint32_t keys[4];
-      LoadMatrices(address + step / 4 * 2 * kTileBytes + KeyOffset(step % 4), keys);
-#pragma unroll
-      for (int tile = 0; tile < kHeadTiles; ++tile) {
-        Element::MultiplyAdd(step % 2 == 0 ? scores[tile] : odd[tile], keys, q_[tile][step]);
-      }
-    }
-#pragma unroll
-    for (int tile = 0; tile < kHeadTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[tile][i] += odd[tile][i];
-    }
-  }
-
-  // The same with the query turned, which is rare: its words are read again, and the rounding of what turning gives is
-  // kept apart in a second product.
-  __device__ void ScoreTurned(uint32_t address, int64_t turn, float (&scores)[kHeadTiles][4]) const {
-#pragma unroll
-    for (int tile = 0; tile < kHeadTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[tile][i] = 0;
-    }
-#pragma unroll 1
-    for (int step = 0; step < (head_dim_ + 15) / 16; ++step) {
-      uint32_t keys[4];
-      LoadMatrices(address + step / 4 * 2 * kTileBytes + KeyOffset(step % 4), keys);
-      float2 cos_sin[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) cos_sin[half] = TurnOf(step * 8 + half * 4 + pair_, turn);
-#pragma unroll
-      for (int tile = 0; tile < kHeadTiles; ++tile) {
-        uint32_t high[2], low[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float2 q = Bf16Element::Unpack(QueryWord(tile, step, half)), by = cos_sin[half];
-          const float2 turned = make_float2(q.x * by.x - q.y * by.y, q.x * by.y + q.y * by.x);
-          high[half] = Element::Pack(turned.x, turned.y);
-          const float2 kept = Element::Unpack(high[half]);
-          low[half] = Element::Pack(turned.x - kept.x, turned.y - kept.y);
+        for (int tile = 0; tile < kHeadTiles; ++tile) {
+          Element::MultiplyAdd(chains[i % kChains][tile], keys[i], q_[tile][column * kColumnSteps + i]);
         }
-        Element::MultiplyAdd(scores[tile], keys, high);
-        Element::MultiplyAdd(scores[tile], keys, low);
       }
     }
-  }
-
-  __device__ float2 TurnOf(int rope_pair, int64_t turn) const {
-    if (2 * rope_pair >= args_.common.rope_dim) return make_float2(1, 0);
-    constexpr double kInverseTwoPi = 0.15915494309189535;
-    const double turns = static_cast<double>(turn) * args_.common.inverse_frequencies[rope_pair] * kInverseTwoPi;
-    float2 cos_sin;
-    sincospif(static_cast<float>(2 * (turns - rint(turns))), &cos_sin.y, &cos_sin.x);
-    return cos_sin;
+#pragma unroll
+    for (int tile = 0; tile < kHeadTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        scores[tile][i] = chains[0][tile][i] + chains[1][tile][i];
+        if constexpr (kChains == 4) scores[tile][i] += chains[2][tile][i] + chains[3][tile][i];
+      }
+    }
   }
 
   __device__ static bool IsVisible(const Unit& unit, int token) {
@@ -268,19 +267,31 @@ class Consumer {
     }
   }
 
-  // Values of unseen tokens may be anything, NaN included, so that their zero weight is not enough.
+  __device__ static void LoadValues(uint32_t address, int column, uint32_t (&values)[kColumnSteps][4]) {
+    const uint32_t tile_address = address + (SharedMemory::kColumns + column) * kTileBytes;
+    LoadMatricesTransposed({tile_address + ValueOffset(0), tile_address + ValueOffset(1), tile_address + ValueOffset(2),
+                            tile_address + ValueOffset(3)},
+                           values);
+  }
+
+  // `values` holds the first column. Those of unseen tokens may be anything, NaN included, so that their zero weight is
+  // not enough.
   __device__ void AddValues(uint32_t address, uint32_t low_mask, uint32_t high_mask,
-                            const uint32_t (&weights)[kHeadTiles][2]) {
+                            const uint32_t (&weights)[kHeadTiles][2], uint32_t (&values)[kColumnSteps][4]) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      uint32_t values[4];
-      LoadMatricesTransposed(address + (step / 4 * 2 + 1) * kTileBytes + ValueOffset(step % 4), values);
-      values[0] &= low_mask;
-      values[1] &= low_mask;
-      values[2] &= high_mask;
-      values[3] &= high_mask;
+    for (int column = 0; column < SharedMemory::kColumns; ++column) {
+      if (column > 0) LoadValues(address, column, values);
 #pragma unroll
-      for (int tile = 0; tile < kHeadTiles; ++tile) Element::MultiplyAdd(out_[tile][step], values, weights[tile]);
+      for (int i = 0; i < kColumnSteps; ++i) {
+        values[i][0] &= low_mask;
+        values[i][1] &= low_mask;
+        values[i][2] &= high_mask;
+        values[i][3] &= high_mask;
+#pragma unroll
+        for (int tile = 0; tile < kHeadTiles; ++tile) {
+          Element::MultiplyAdd(out_[tile][column * kColumnSteps + i], values[i], weights[tile]);
+        }
+      }
     }
   }
 
@@ -288,16 +299,16 @@ class Consumer {
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; ++tile) MergeWarps(item, tile);
     if (item.num_splits == 1) return;
-    // The barrier gathers the block's partial state before the ticket that announces it.
     SyncConsumers();
     if (threadIdx.x == 0) {
-      __threadfence();
-      shared_.ticket = atomicAdd(&plan_.tickets[item.list], 1u);
+      // Announces what the barrier has gathered of the block, and sees what earlier tickets announced.
+      shared_.ticket = AddAcquireRelease(&plan_.tickets[item.list], 1);
       if (shared_.ticket == static_cast<uint32_t>(item.num_splits) - 1) plan_.tickets[item.list] = 0;
-      __threadfence();
     }
     SyncConsumers();
-    if (shared_.ticket == static_cast<uint32_t>(item.num_splits) - 1) MergeSplits(item);
+    if (shared_.ticket == static_cast<uint32_t>(item.num_splits) - 1) {
+      SplitMerger<SharedMemory>(args_.common, plan_, item, &shared_).Run();
+    }
   }
 
   // Merges the four warps' states of a head tile; each warp ends with a quarter of the channels and stores it.
@@ -375,7 +386,7 @@ class Consumer {
       slot[(row_tile * 8 + channel_) * plan_.head_pairs + pair_] = sum;
       return;
     }
-    StoreOut(item, tile * kHeadTile + 2 * pair_, row_tile * 16 + channel_, sum, states);
+    StoreOut(args_.common, plan_, item, tile * kHeadTile + 2 * pair_, row_tile * 16 + channel_, sum, states);
   }
 
   __device__ void StoreStates(const Item& item, int tile, const float2 (&states)[2]) const {
@@ -387,98 +398,18 @@ class Consumer {
       return;
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) StoreLse(item, tile * kHeadTile + 2 * pair_ + i, states[i]);
-  }
-
-  __device__ void StoreLse(const Item& item, int head, float2 state) const {
-    if (args_.common.lse == nullptr || head >= group_) return;
-    args_.common.lse[FirstHead(item) + head] = (state.x + log2f(state.y)) * kLn2;
-  }
-
-  // Channels `channel` and channel + 8 of heads `head` and the next.
-  __device__ void StoreOut(const Item& item, int head, int channel, float4 sum, const float2 (&states)[2]) const {
-    uint16_t* out = static_cast<uint16_t*>(args_.common.out) + (FirstHead(item) + head) * head_dim_ + channel;
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (head + i % 2 >= group_) continue;
-      const float denominator = states[i % 2].y;
-      const float inverse = denominator == 0 ? 0.0f : 1.0f / denominator;
-      out[i % 2 * head_dim_ + i / 2 * 8] = ToBf16(values[i] * inverse);
-    }
-  }
-
-  // Merges the list's partial states in order.
-  __device__ void MergeSplits(const Item& item) {
-    const float2* states = plan_.partial_states + int64_t{item.first_slot} * SharedMemory::kHeads;
-    // Each warp sums up some heads' states; shared_.states is free between items.
-    for (int head = warp_; head < group_; head += kConsumerWarps) {
-      float2 mine[kMaxSplits / kWarpThreads];
-      float maximum = kNegativeInfinity, sum = 0;
-#pragma unroll
-      for (int i = 0; i < kMaxSplits / kWarpThreads; ++i) {
-        const int split = i * kWarpThreads + lane_;
-        mine[i] = split < item.num_splits ? __ldcg(&states[split * SharedMemory::kHeads + head])
-                                          : make_float2(kNegativeInfinity, 0);
-        maximum = fmaxf(maximum, mine[i].x);
-      }
-#pragma unroll
-      for (int offset = 1; offset < kWarpThreads; offset *= 2) {
-        maximum = fmaxf(maximum, __shfl_xor_sync(kWholeWarp, maximum, offset));
-      }
-#pragma unroll
-      for (int i = 0; i < kMaxSplits / kWarpThreads; ++i) sum = fmaf(mine[i].y, StateWeight(mine[i], maximum), sum);
-      sum = WarpSum(sum);
-      if (lane_ == 0) {
-        shared_.states[0][head] = make_float2(maximum, sum);
-        StoreLse(item, head, make_float2(maximum, sum));
-      }
-    }
-    SyncConsumers();
-    const int tile_size = static_cast<int>(plan_.partial_tile_size());
-    for (int place = threadIdx.x; place < kHeadTiles * tile_size; place += kConsumerThreads) {
-      MergePlace(item, place / tile_size, place % tile_size);
-    }
-  }
-
-  __device__ void MergePlace(const Item& item, int tile, int place) {
-    const int head = tile * kHeadTile + place % plan_.head_pairs * 2, row = place / plan_.head_pairs;
-    const int64_t stride = kHeadTiles * plan_.partial_tile_size();
-    const float4* part = plan_.partial_outs + item.first_slot * stride + tile * plan_.partial_tile_size() + place;
-    const auto* state = reinterpret_cast<const float4*>(
-        plan_.partial_states + int64_t{item.first_slot} * SharedMemory::kHeads + head);  // of both heads
-    const float2 total[2] = {shared_.states[0][head], shared_.states[0][head + 1]};
-    float4 sum = make_float4(0, 0, 0, 0);
-    constexpr int kInFlight = 8;
-    for (int first = 0; first < item.num_splits; first += kInFlight) {
-      float4 parts[kInFlight], both[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        if (first + i >= item.num_splits) break;
-        parts[i] = __ldcg(part + (first + i) * stride);
-        both[i] = __ldcg(state + (first + i) * SharedMemory::kHeads / 2);
-      }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        if (first + i >= item.num_splits) break;
-        AddWeighted(&sum, parts[i], StateWeight(make_float2(both[i].x, both[i].y), total[0].x),
-                    StateWeight(make_float2(both[i].z, both[i].w), total[1].x));
-      }
-    }
-    StoreOut(item, head, row / 8 * 16 + row % 8, sum, total);
+    for (int i = 0; i < 2; ++i) StoreState(args_.common, plan_, item, tile * kHeadTile + 2 * pair_ + i, states[i]);
   }
 
   const DecodeAttentionArgs& args_;
   const Plan& plan_;
   SharedMemory& shared_;
   const float scale_;
-  const int group_;
-  const int head_dim_;
   const int warp_;
   const int lane_;
   const int pair_;     // which heads of the products a lane holds
   const int channel_;  // which rows
-  const uint16_t* query_ = nullptr;
+  GroupQuery query_;
   uint32_t q_[kHeadTiles][kSteps][2];
   float out_[kHeadTiles][kSteps][4];
   float maximum_[kHeadTiles][2];

@@ -88,6 +88,13 @@ __device__ inline void SyncThreads(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Adds to global memory; returns the old value.
+__device__ inline uint32_t AddAcquireRelease(uint32_t* to, uint32_t value) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(to), "r"(value) : "memory");
+  return old;
+}
+
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void LoadMatrices(uint32_t address, uint32_t (&out)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -96,11 +103,31 @@ __device__ inline void LoadMatrices(uint32_t address, uint32_t (&out)[4]) {
                : "memory");
 }
 
-__device__ inline void LoadMatricesTransposed(uint32_t address, uint32_t (&out)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(address)
-               : "memory");
+// Four times the same, in one statement so that the loads stay together: else each waits for the one before.
+__device__ inline void LoadMatrices(const uint32_t (&address)[4], uint32_t (&out)[4][4]) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%16];\n"
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%4, %5, %6, %7}, [%17];\n"
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%8, %9, %10, %11}, [%18];\n"
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%12, %13, %14, %15}, [%19];"
+      : "=r"(out[0][0]), "=r"(out[0][1]), "=r"(out[0][2]), "=r"(out[0][3]), "=r"(out[1][0]), "=r"(out[1][1]),
+        "=r"(out[1][2]), "=r"(out[1][3]), "=r"(out[2][0]), "=r"(out[2][1]), "=r"(out[2][2]), "=r"(out[2][3]),
+        "=r"(out[3][0]), "=r"(out[3][1]), "=r"(out[3][2]), "=r"(out[3][3])
+      : "r"(address[0]), "r"(address[1]), "r"(address[2]), "r"(address[3])
+      : "memory");
+}
+
+__device__ inline void LoadMatricesTransposed(const uint32_t (&address)[4], uint32_t (&out)[4][4]) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%16];\n"
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%4, %5, %6, %7}, [%17];\n"
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%8, %9, %10, %11}, [%18];\n"
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%12, %13, %14, %15}, [%19];"
+      : "=r"(out[0][0]), "=r"(out[0][1]), "=r"(out[0][2]), "=r"(out[0][3]), "=r"(out[1][0]), "=r"(out[1][1]),
+        "=r"(out[1][2]), "=r"(out[1][3]), "=r"(out[2][0]), "=r"(out[2][1]), "=r"(out[2][2]), "=r"(out[2][3]),
+        "=r"(out[3][0]), "=r"(out[3][1]), "=r"(out[3][2]), "=r"(out[3][3])
+      : "r"(address[0]), "r"(address[1]), "r"(address[2]), "r"(address[3])
+      : "memory");
 }
 
 // An 8 x 8 matrix of 16-bit elements spread over the warp, transposed.

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "engine/kernels/args.h"
+#include "engine/kernels/cuda/decode_attention.h"
 
 namespace farspan::kernels::cuda::decode {
 
@@ -25,22 +26,29 @@ inline constexpr int kMaxSplits = 64;  // of one list; a multiple of the warp's 
 // the device alone.
 struct Plan {
   int32_t num_lists = 0;
+  int32_t num_kv_heads = 0;
+  int32_t num_heads = 0;
+  int32_t group = 0;
+  uint32_t group_heads = 0;  // bit h: the group has a query head h
   int32_t max_splits = 0;
-  int32_t min_split_entries = 0;
+  uint32_t min_split_entries = 0;
   int32_t head_pairs = 0;         // of a head tile that hold real heads
   int32_t row_tiles = 0;          // of 16 channels
-  uint32_t group_heads = 0;       // bit h: the group has a query head h
   uint32_t* next_item = nullptr;  // 0 between launches
   uint32_t* tickets = nullptr;    // [num_lists], 0 between launches
   // Partial states by item: [slot][head tile][row_tiles][8][head_pairs] and [slot][head tile * 8] {maximum, sum}.
   float4* partial_outs = nullptr;
   float2* partial_states = nullptr;
+  DecodeStates states;  // instead of the output, where there are any
 
+  // A list has fewer than 2^26 entries, a batch fewer than 2^31: products with a split's index fit 32 bits. Divisions
+  // of 64 bits are calls.
   __host__ __device__ int NumSplits(int64_t num_entries) const {
-    const int64_t wanted = (num_entries + min_split_entries - 1) / min_split_entries;
-    return static_cast<int>(wanted < 1 ? 1 : wanted < max_splits ? wanted : max_splits);
+    const auto wanted =
+        static_cast<int32_t>((static_cast<uint32_t>(num_entries) + min_split_entries - 1) / min_split_entries);
+    return wanted < 1 ? 1 : wanted < max_splits ? wanted : max_splits;
   }
-  __host__ __device__ int64_t partial_tile_size() const { return static_cast<int64_t>(row_tiles) * 8 * head_pairs; }
+  __host__ __device__ int32_t partial_tile_size() const { return row_tiles * 8 * head_pairs; }
 };
 
 // What one consumer warp reads of one stage.
@@ -51,8 +59,8 @@ struct alignas(16) Unit {
 };
 
 struct Item {
-  int32_t list;  // row * num_kv_heads + kv_head; -1: no more
-  int32_t row;   // into q and out
+  int32_t list;        // row * num_kv_heads + kv_head; -1: no more
+  int32_t first_head;  // of the group, in [rows of the batch][num_heads]
   int32_t split;
   int32_t num_splits;
   int32_t first_slot;  // of the list's partial states
@@ -62,9 +70,9 @@ struct Item {
 template <int kDim, int kHeadTiles>
 struct Shared {
   static constexpr int kColumns = kDim / kColumnElements;
-  static constexpr int kUnitBytes = kColumns * 2 * kTileBytes;  // [column][K|V][token][64 channels], swizzled
-  static constexpr int kStages = kDim == 64 ? 6 : 3;
-  static constexpr int kBlocksPerMultiprocessor = kDim == 256 ? 1 : 2;
+  static constexpr int kUnitBytes = kColumns * 2 * kTileBytes;  // [K|V][column][token][64 channels], swizzled
+  static constexpr int kBlocksPerMultiprocessor = kDim == 256 || kHeadTiles > 1 ? 1 : 2;
+  static constexpr int kStages = 192 * 1024 / kBlocksPerMultiprocessor / (kConsumerWarps * kUnitBytes);
   static constexpr int kHeads = kHeadTiles * kHeadTile;
   static constexpr int kRowTiles = kDim / 16;
 
@@ -80,8 +88,11 @@ struct Shared {
   uint64_t item_empty[kItemsAhead];
   uint32_t stage_is_last[kStages];
   int32_t first_items[kThreads];  // of each thread's run of lists
+  int2 lists[kThreads];           // {begin, entries} of the list, where no run has more than one
   int32_t warp_totals[kThreads / 32];
   uint32_t ticket;
+  float split_weights[kMaxSplits][kHeads];
+  float2 merged_states[kHeads];
 };
 
 }  // namespace farspan::kernels::cuda::decode

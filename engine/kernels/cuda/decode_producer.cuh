@@ -29,9 +29,14 @@ template <typename SharedMemory>
 __device__ int CountItems(const DecodeAttentionArgs& args, const Plan& plan, SharedMemory& shared) {
   const int lists_per_thread = ListsPerThread(plan), warp = threadIdx.x / kWarpThreads;
   int mine = 0;
+#pragma unroll 1
   for (int i = 0; i < lists_per_thread; ++i) {
     const int list = static_cast<int>(threadIdx.x) * lists_per_thread + i;
-    if (list < plan.num_lists) mine += plan.NumSplits(args.lists[list].num_entries);
+    if (list >= plan.num_lists) break;
+    const KvList entries = args.lists[list];
+    mine += plan.NumSplits(entries.num_entries);
+    shared.lists[threadIdx.x] =
+        make_int2(static_cast<int>(entries.entries_begin), static_cast<int>(entries.num_entries));
   }
   int warp_total;
   const int before = WarpPrefix(mine, &warp_total);
@@ -66,6 +71,10 @@ __device__ FoundList FindList(const DecodeAttentionArgs& args, const Plan& plan,
   // Threads without lists start where the last one ends, past every item.
   const int lists_per_thread = ListsPerThread(plan);
   int first_item = shared.first_items[thread];
+  if (lists_per_thread == 1) {
+    const int2 entries = shared.lists[thread];
+    return {.list = thread, .first_item = first_item, .entries = {entries.x, entries.y}};
+  }
   for (int first = thread * lists_per_thread;; first += kWarpThreads) {
     const bool present = lane < lists_per_thread && first + lane < plan.num_lists;
     const KvList entries = present ? args.lists[first + lane] : KvList{};
@@ -108,6 +117,8 @@ __device__ inline SeenEntry See(const KvEntry& entry, const DecodeRow& row, uint
           .turn = row.position > entry.query_cap ? entry.query_cap - row.position : 0};
 }
 
+inline constexpr int kAskUnits = 2 * kConsumerWarps;  // before the end of an item, when its successor is taken
+
 template <typename SharedMemory>
 class Producer {
  public:
@@ -115,35 +126,68 @@ class Producer {
       : args_(args), plan_(plan), map_(map), shared_(*shared), lane_(threadIdx.x % kWarpThreads) {}
 
   __device__ void Run(int num_items) {
-    const int num_blocks = gridDim.x;
+    takes_items_ = num_items > static_cast<int>(gridDim.x);
+#pragma unroll 1
     for (int item = blockIdx.x; item < num_items;) {
-      const FoundList found = FindList(args_, plan_, shared_, item);
-      uint32_t taken = 0;
-      const bool more_items = num_items > num_blocks;
-      if (more_items && lane_ == 0) taken = atomicAdd(plan_.next_item, 1u);
-      const int64_t num_kv_heads = args_.common.cache.num_kv_heads;
-      const DecodeRow row = args_.rows[found.list / num_kv_heads];
-      const int split = item - found.first_item, num_splits = plan_.NumSplits(found.entries.num_entries);
-      const KvEntry* entries = args_.common.entries + found.entries.entries_begin;
-      const int64_t begin = found.entries.num_entries * split / num_splits;
-      const int64_t end = found.entries.num_entries * (split + 1) / num_splits;
+      const FoundItem found = Find(item);
       Publish({.list = found.list,
-               .row = static_cast<int32_t>(row.row),
-               .split = split,
-               .num_splits = num_splits,
-               .first_slot = found.first_item});
-      kv_head_ = static_cast<int>(found.list % num_kv_heads);
-      FetchEntries(entries + begin, entries + end, row);
-      if (!more_items) break;
-      taken = __shfl_sync(kWholeWarp, taken, 0);
+               .first_head = static_cast<int32_t>(found.row.row) * plan_.num_heads + found.kv_head * plan_.group,
+               .split = static_cast<int32_t>(found.split),
+               .num_splits = static_cast<int32_t>(found.num_splits),
+               .first_slot = found.first_slot});
+      kv_head_ = found.kv_head;
+      has_asked_ = false;
+      FetchEntries(found);
+      if (!takes_items_) break;
+      AskForNext();
+      const uint32_t taken = __shfl_sync(kWholeWarp, taken_, 0);
       // Each item is taken once, and each block takes once too often: this was the last take of the launch.
       if (taken == static_cast<uint32_t>(num_items) - 1 && lane_ == 0) *plan_.next_item = 0;
-      item = num_blocks + static_cast<int>(taken);
+      item = static_cast<int>(gridDim.x + taken);
     }
     Publish({.list = -1});
   }
 
  private:
+  // An item with what the fetching of it starts from.
+  struct FoundItem {
+    int list;
+    int kv_head;
+    uint32_t split;
+    uint32_t num_splits;
+    int first_slot;
+    DecodeRow row;
+    const KvEntry* begin;
+    const KvEntry* end;
+    KvEntry entry;  // begin[lane_], where there is one
+  };
+
+  __device__ FoundItem Find(int item) const {
+    FoundItem found;
+    const FoundList list = FindList(args_, plan_, shared_, item);
+    found.list = list.list;
+    found.split = item - list.first_item;
+    found.num_splits = plan_.NumSplits(list.entries.num_entries);
+    found.first_slot = list.first_item;
+    const int row_index = list.list / plan_.num_kv_heads;
+    found.kv_head = list.list - row_index * plan_.num_kv_heads;
+    found.row = args_.rows[row_index];
+    const KvEntry* entries = args_.common.entries + list.entries.entries_begin;
+    const auto num_entries = static_cast<uint32_t>(list.entries.num_entries);
+    found.begin = entries + num_entries * found.split / found.num_splits;
+    found.end = entries + num_entries * (found.split + 1) / found.num_splits;
+    if (found.begin + lane_ < found.end) found.entry = found.begin[lane_];
+    return found;
+  }
+
+  // Takes the next item of the launch; the answer comes later. Late in an item, so that no block sits on one that
+  // another could start.
+  __device__ void AskForNext() {
+    if (has_asked_ || !takes_items_) return;
+    has_asked_ = true;
+    if (lane_ == 0) taken_ = atomicAdd(plan_.next_item, 1u);
+  }
+
   __device__ void Publish(const Item& item) {
     const int place = num_published_ % kItemsAhead;
     WaitBarrier(&shared_.item_empty[place], num_published_ / kItemsAhead % 2 ^ 1);
@@ -154,20 +198,24 @@ class Producer {
     ++num_published_;
   }
 
-  __device__ void FetchEntries(const KvEntry* begin, const KvEntry* end, const DecodeRow& row) {
+  __device__ void FetchEntries(const FoundItem& item) {
     num_filled_ = 0;
     bool is_closed = false;
-    KvEntry next = begin + lane_ < end ? begin[lane_] : KvEntry{};
-    for (const KvEntry* first = begin; first < end; first += kWarpThreads) {
-      const SeenEntry entry = See(next, row, plan_.group_heads);
+    KvEntry next = item.entry;
+#pragma unroll 1
+    for (const KvEntry* first = item.begin; first < item.end; first += kWarpThreads) {
+      const bool is_last = first + kWarpThreads >= item.end;
+      const SeenEntry entry = first + lane_ < item.end ? See(next, item.row, plan_.group_heads) : SeenEntry{};
       const KvEntry* after = first + kWarpThreads + lane_;
-      next = after < end ? *after : KvEntry{};
+      if (after < item.end) next = *after;
       int num_units;
       const int first_unit = WarpPrefix(entry.num_units(), &num_units);
+#pragma unroll 1
       for (int unit = 0; unit < num_units;) {
+        if (is_last && num_units - unit <= kAskUnits) AskForNext();
         unit += FillStage(entry, first_unit, unit, num_units);
         if (num_filled_ < kConsumerWarps) break;
-        is_closed = unit == num_units && first + kWarpThreads >= end;
+        is_closed = is_last && unit == num_units;
         CloseStage(is_closed);
       }
     }
@@ -212,15 +260,16 @@ class Producer {
   __device__ void CopyUnit(int32_t page, int32_t token) {
     uint8_t* to = shared_.stages[stage_][lane_];
     uint64_t* full = &shared_.stage_full[stage_];
-    const auto plane = static_cast<int32_t>(page * args_.common.cache.num_kv_heads + kv_head_);
+    const auto plane = static_cast<int32_t>(page * plan_.num_kv_heads + kv_head_);
     ExpectBytes(full, SharedMemory::kUnitBytes);
     if (args_.common.cache.head_dim == SharedMemory::kColumns * kColumnElements) {
       CopyTile(to, map_, {{0, token, 0, 0, plane}}, full);
       return;
     }
-    // The copy fills what lies past head_dim with zeros.
-    for (int column = 0; column < SharedMemory::kColumns; ++column) {
-      CopyTile(to + column * 2 * kTileBytes, map_, {{column * kColumnElements, token, 0, 0, plane}}, full);
+#pragma unroll 1
+    for (int column = 0; column < 2 * SharedMemory::kColumns; ++column) {
+      const int32_t channel = column % SharedMemory::kColumns * kColumnElements;
+      CopyTile(to + column * kTileBytes, map_, {{channel, token, 0, column / SharedMemory::kColumns, plane}}, full);
     }
   }
 
@@ -240,6 +289,9 @@ class Producer {
   const CUtensorMap* const map_;
   SharedMemory& shared_;
   const int lane_;
+  bool takes_items_ = false;
+  uint32_t taken_ = 0;
+  bool has_asked_ = false;
   int kv_head_ = 0;
   int num_published_ = 0;
   int num_filled_ = 0;  // units of the open stage

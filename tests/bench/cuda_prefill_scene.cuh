@@ -69,6 +69,7 @@ struct Shape {
   int64_t queries = 0;  // the last ones
   double kept = 1;      // share of a block mask
   bool wild = false;    // random entries: partial pages, gaps, masks, caps, windows
+  float steepness = 1;  // factor of the scores
 };
 
 inline std::mt19937_64 generator(std::random_device{}());
@@ -182,7 +183,7 @@ class Scene {
         .inverse_frequencies = frequencies_.data(),
         .rope_dim = RopeDim(),
         .num_heads = shape.heads,
-        .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim)),
+        .scale = shape.steepness / std::sqrt(static_cast<float>(shape.head_dim)),
         .activation = Activation::kBf16};
     args_.tiles = tiles_.data();
     args_.lists = lists_.data();

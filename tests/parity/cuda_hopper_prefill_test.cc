@@ -46,8 +46,8 @@ class HopperPrefillTest : public ::testing::Test {
             .element = kernels::KvElement::kBf16};
   }
 
-  // Runs the work on both and compares outputs and log-sum-exps.
-  void ExpectSame(const AttentionScene& scene, const AttentionWork& work) {
+  // Runs the work on both, its scores multiplied by `steepness`, and compares outputs and log-sum-exps.
+  void ExpectSame(const AttentionScene& scene, const AttentionWork& work, float steepness = 1) {
     const int64_t num_lse = scene.shape().context_tokens * scene.num_heads();
     const int64_t num_out = num_lse * scene.shape().head_dim;
     std::vector<float> out(static_cast<size_t>(num_out), kNan), lse(static_cast<size_t>(num_lse), kNan), q;
@@ -64,6 +64,7 @@ class HopperPrefillTest : public ::testing::Test {
     const std::vector<kernels::KvList> lists(work.tiles.size() * static_cast<size_t>(scene.num_heads()),
                                              {0, static_cast<int64_t>(work.entries.size())});
     args.common.q = q.data();
+    args.common.scale *= steepness;
     args.lists = lists.data();
     kernels::RunShuffled(kernels::KernelLevels().front()->prefill_attention, args, &random_);
 
@@ -129,6 +130,19 @@ TEST_F(HopperPrefillTest, WholeContextsAtAnyDepth) {
     const int64_t left_window = random_.OneIn(2) ? kernels::kNoLeftWindow : random_.Integer(1, context);
     ExpectSame(scene, {.tiles = kernels::RandomTiles(random_.Integer(0, context - 1), context, left_window, &random_),
                        .entries = scene.Entries(0, context)});
+  }
+}
+
+// Weights of a later tile are beyond a float where they are relative to the maximum of the first.
+TEST_F(HopperPrefillTest, ScoresThatGrowBeyondAFloatsRange) {
+  for (int trial = 0; trial < kTrials && !HasFatalFailure(); ++trial) {
+    const AttentionScene scene(RandomShape(), &random_);
+    const int64_t context = scene.shape().context_tokens;
+    ExpectSame(
+        scene,
+        {.tiles = kernels::RandomTiles(random_.Integer(0, context - 1), context, kernels::kNoLeftWindow, &random_),
+         .entries = scene.Entries(0, context)},
+        random_.Real(20, 200));
   }
 }
 

@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     InitRing<Shared::kQueryStages>(shared->q_full, shared->q_empty, kConsumerWarps + 1);
     InitRing<Shared::kKeyStages>(shared->k_full, shared->k_empty, kConsumerWarps);
     InitRing<Shared::kValueStages>(shared->v_full, shared->v_empty, kConsumerWarps);
+    for (ItemNote& note : shared->items) note.overflowed = false;
     FenceBarrierInit();
     PrefetchTensorMap(&q_map);
     PrefetchTensorMap(&kv_map);

@@ -27,8 +27,12 @@ inline constexpr float kNegativeInfinity = -__builtin_huge_valf();
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
-// Rescaling the sums waits until a maximum has grown by this many powers of two: within it nothing can overflow.
+// Weights are powers of two relative to a shift that follows the greatest score so far with some slack: floats have
+// room for both. The shift moves once a maximum is beyond it by kSlackLog2 or, where maxima are not looked at, once a
+// thread's weights of a tile add up to kGrowth. Beyond kOverflow they may have overflowed on the way.
 inline constexpr float kSlackLog2 = 8.0f;
+inline constexpr float kGrowth = 0x1p16f;
+inline constexpr float kOverflow = 0x1p64f;
 
 __device__ inline float Exp2(float x) {
   float result;
@@ -42,13 +46,14 @@ __device__ inline uint32_t PackBf16(float low, float high) {
   return packed;
 }
 
-// One thread's share of two queries' softmax, in powers of two.
+// One thread's share of two queries' softmax.
 template <int kHeadDim>
 struct Softmax {
-  float shift[2] = {0, 0};                                  // what scaled scores are relative to
+  float shift[2] = {0, 0};                                  // what scaled scores are relative to, in powers of two
   float limit[2] = {kNegativeInfinity, kNegativeInfinity};  // scaled scores beyond it move the shift
   float denominator[2] = {0, 0};                            // of this thread's columns
   float decay[2] = {1, 1};                                  // what the sums so far are to be multiplied by
+  bool overflowed = false;                                  // nothing here counts: weigh by maxima
   float out[kHeadDim / 2];
 
   __device__ __forceinline__ void Reset() {
@@ -56,20 +61,18 @@ struct Softmax {
     for (int i = 0; i < kHeadDim / 2; ++i) out[i] = 0;
   }
 
+  // Whether each query of the warp has seen a key, so that its shift means something.
+  __device__ __forceinline__ bool Settled() const {
+    return !__any_sync(kWholeWarp, limit[0] == kNegativeInfinity || limit[1] == kNegativeInfinity);
+  }
+
   // Turns scores into weights and adds them to the denominators. Says whether `out` must decay, warp-wide.
   __device__ __forceinline__ bool Weigh(float (&scores)[kScores], float scale_log2) {
     float top[4] = {scores[0], scores[1], scores[2], scores[3]};
 #pragma unroll
     for (int i = 4; i < kScores; ++i) top[i % 4] = fmaxf(top[i % 4], scores[i]);
-    top[0] = fmaxf(top[0], top[1]);
-    top[1] = fmaxf(top[2], top[3]);
-#pragma unroll
-    for (int distance = 1; distance <= 2; distance *= 2) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) top[r] = fmaxf(top[r], __shfl_xor_sync(kWholeWarp, top[r], distance));
-    }
-    top[0] *= scale_log2;
-    top[1] *= scale_log2;
+    top[0] = QuadMax(fmaxf(top[0], top[1])) * scale_log2;
+    top[1] = QuadMax(fmaxf(top[2], top[3])) * scale_log2;
     const bool grows = __any_sync(kWholeWarp, top[0] > limit[0] || top[1] > limit[1]);
     if (grows) {
 #pragma unroll
@@ -83,20 +86,57 @@ struct Softmax {
         }
       }
     }
-    float sum[4] = {0, 0, 0, 0};
+    float sum[2];
+    Exponentiate(scores, scale_log2, sum);
+    denominator[0] += sum[0];
+    denominator[1] += sum[1];
+    return grows;
+  }
+
+  // The same where Settled(), without a look at the maxima: most tiles need none, and the products wait for it.
+  __device__ __forceinline__ bool WeighSettled(float (&scores)[kScores], float scale_log2) {
+    float sum[2];
+    Exponentiate(scores, scale_log2, sum);
+    denominator[0] += sum[0];
+    denominator[1] += sum[1];
+    const bool grows = __any_sync(kWholeWarp, fmaxf(sum[0], sum[1]) > kGrowth);
+    if (grows) {
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      scores[i] = Exp2(fmaf(scores[i], scale_log2, -shift[i / 2 % 2]));
-      sum[i % 4] += scores[i];
+      for (int r = 0; r < 2; ++r) {
+        const float top = QuadMax(sum[r]);
+        overflowed |= top > kOverflow;
+        const float growth = top > kGrowth ? floorf(log2f(top)) : 0;
+        decay[r] = Exp2(-growth);
+        shift[r] += growth;
+        limit[r] += growth;
+        denominator[r] *= decay[r];
+      }
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) scores[i] *= decay[i / 2 % 2];
     }
-    denominator[0] += sum[0] + sum[1];
-    denominator[1] += sum[2] + sum[3];
     return grows;
   }
 
   __device__ __forceinline__ void Decay() {
 #pragma unroll
     for (int i = 0; i < kHeadDim / 2; ++i) out[i] *= decay[i / 2 % 2];
+  }
+
+ private:
+  static __device__ __forceinline__ float QuadMax(float value) {
+    value = fmaxf(value, __shfl_xor_sync(kWholeWarp, value, 1));
+    return fmaxf(value, __shfl_xor_sync(kWholeWarp, value, 2));
+  }
+
+  __device__ __forceinline__ void Exponentiate(float (&scores)[kScores], float scale_log2, float (&sum)[2]) const {
+    float parts[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      scores[i] = Exp2(fmaf(scores[i], scale_log2, -shift[i / 2 % 2]));
+      parts[i % 4] += scores[i];
+    }
+    sum[0] = parts[0] + parts[1];
+    sum[1] = parts[2] + parts[3];
   }
 };
 
@@ -152,6 +192,7 @@ class PrefillConsumer {
       HoldRegisters(scores);
       FinishKeys(flags, scores);
       if (softmax.Weigh(scores, scale_log2_)) softmax.Decay();
+      bool by_sums = !item_.by_maxima && softmax.Settled();
       Pack(scores, weights);
       flags = AwaitKeys();
       while ((flags & (kEnd | kTurned)) == 0) {
@@ -167,7 +208,13 @@ class PrefillConsumer {
         WaitForProducts<1>();
         HoldRegisters(scores);
         FinishKeys(flags, scores);
-        const bool decays = softmax.Weigh(scores, scale_log2_);
+        bool decays;
+        if (by_sums) {
+          decays = softmax.WeighSettled(scores, scale_log2_);
+        } else {
+          decays = softmax.Weigh(scores, scale_log2_);
+          by_sums = !item_.by_maxima && softmax.Settled();
+        }
         HoldRegisters(scores);
         flags = AwaitKeys();
         WaitForProducts<0>();
@@ -186,6 +233,7 @@ class PrefillConsumer {
     }
     Release(&shared_.k_empty[k_place_.stage]);
     k_place_.Advance();
+    if (softmax.overflowed) shared_.items[q_place_.stage].overflowed = true;
     Store(softmax);
   }
 

@@ -48,6 +48,8 @@ struct ItemNote {
   int32_t num_queries;  // 0: there are no more items
   int32_t head;
   uint32_t index;
+  bool by_maxima;   // weights overflowed the first time
+  bool overflowed;  // written by consumers: the item must be repeated
 };
 
 // A block's shared memory. Each operand is kHeadDim / 64 panels of 128 rows.
@@ -111,25 +113,48 @@ class PrefillProducer {
  private:
   static constexpr int kStages = kValues ? Shared::kValueStages : Shared::kKeyStages;
 
-  // The next item is taken when this one is all but done, so that a block with a long one takes no other.
   __device__ void Lead() {
-    const unsigned num_items = static_cast<unsigned>(args_.num_tiles * args_.common.num_heads);
-    unsigned item = blockIdx.x;
-    while (item < num_items) {
+    unsigned fresh = blockIdx.x;
+    for (;;) {
+      bool by_maxima = false;
+      const unsigned item = NextItem(fresh, &by_maxima);
+      if (item >= NumItems()) break;
       TakeItem(item);
-      BeginItem(item);
+      BeginItem(item, by_maxima);
       WalkList();
-      unsigned next = 0;
-      if (lane_ == 0) next = gridDim.x + atomicAdd(items_taken_, 1u);
+      // Not before this one is all but done, so that a block with a long item takes no other.
+      if (!by_maxima) {
+        if (lane_ == 0) fresh = gridDim.x + atomicAdd(items_taken_, 1u);
+        fresh = __shfl_sync(kWholeWarp, fresh, 0);
+      }
       EndItem();
-      item = __shfl_sync(kWholeWarp, next, 0);
     }
     LetNextStart();
-    Wait(&shared_.q_empty[q_place_.stage], q_place_.parity ^ 1);
     if (lane_ == 0) {
       shared_.items[q_place_.stage].num_queries = 0;
       Arrive(&shared_.q_full[q_place_.stage]);
     }
+  }
+
+  __device__ unsigned NumItems() const { return static_cast<unsigned>(args_.num_tiles * args_.common.num_heads); }
+
+  // Waits for the next query stage. An item that overflowed comes before a fresh one; where there is none of either,
+  // all that were begun are done.
+  __device__ unsigned NextItem(unsigned fresh, bool* by_maxima) {
+    RingPlace<Shared::kQueryStages> place = q_place_;
+    for (int i = 0; i < Shared::kQueryStages; ++i) {
+      Wait(&shared_.q_empty[place.stage], place.parity ^ 1);
+      ItemNote& note = shared_.items[place.stage];
+      *by_maxima = note.overflowed;
+      if (*by_maxima) {
+        __syncwarp();
+        if (lane_ == 0) note.overflowed = false;
+        return note.index;
+      }
+      if (fresh < NumItems()) return fresh;
+      place.Advance();
+    }
+    return fresh;
   }
 
   __device__ void Follow() {
@@ -169,10 +194,9 @@ class PrefillProducer {
     last_position_ = tile_.first_position + tile_.num_queries - 1;
   }
 
-  __device__ void BeginItem(unsigned item) {
+  __device__ void BeginItem(unsigned item, bool by_maxima) {
     const int stage = q_place_.stage;
     uint64_t* full = &shared_.q_full[stage];
-    Wait(&shared_.q_empty[stage], q_place_.parity ^ 1);
     const bool whole = tile_.num_queries == kTileQueries;
     if (!whole) CopyQueries(SharedAddress(shared_.q[stage]));
     __syncwarp();
@@ -181,7 +205,9 @@ class PrefillProducer {
                               .first_position = tile_.first_position,
                               .num_queries = static_cast<int32_t>(tile_.num_queries),
                               .head = head_,
-                              .index = item};
+                              .index = item,
+                              .by_maxima = by_maxima,
+                              .overflowed = false};
       if (whole) {
         ArriveExpecting(full, Shared::kOperandBytes);
         for (uint32_t panel = 0; panel < kHeadDim / kPanelColumns; ++panel) {

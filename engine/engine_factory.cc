@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine_factory.h"
 
-#include <algorithm>
 #include <limits>
 #include <string>
 #include <thread>
@@ -10,35 +9,46 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
-#include "engine/backend/device.h"
-#include "engine/base/math.h"
+#include "engine/backend/memory_text.h"
 #include "engine/base/status_macros.h"
+#include "engine/kv_budget.h"
 #include "engine/model/hash_model.h"
 #include "engine/model/model_registry.h"
 
 namespace farspan {
 namespace {
 
-absl::StatusOr<int64_t> NumPages(const ModelShape& shape, int64_t kv_cache_bytes, int64_t memory_bytes) {
+// Pages of `kv_cache_bytes`.
+absl::StatusOr<int64_t> PagesOf(const ModelShape& shape, int64_t kv_cache_bytes) {
   const int64_t page_bytes = shape.kv_bytes_per_page();
-  const int64_t wanted = kv_cache_bytes > 0 ? kv_cache_bytes : DefaultKvCacheBytes(shape, memory_bytes);
-  if (wanted < page_bytes) {
+  if (kv_cache_bytes < page_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("kv_cache_bytes: must hold at least one page of ", page_bytes, " bytes, got ", wanted));
+        absl::StrCat("kv_cache_bytes: must hold at least one page of ", page_bytes, " bytes, got ", kv_cache_bytes));
   }
   constexpr int64_t kMaxPages = std::numeric_limits<std::underlying_type_t<PageId>>::max();
-  if (wanted / page_bytes > kMaxPages) {
+  if (kv_cache_bytes / page_bytes > kMaxPages) {
     return absl::InvalidArgumentError(absl::StrCat("kv_cache_bytes: must hold at most ", kMaxPages, " pages of ",
-                                                   page_bytes, " bytes, got ", wanted));
+                                                   page_bytes, " bytes, got ", kv_cache_bytes));
   }
-  return wanted / page_bytes;
+  return kv_cache_bytes / page_bytes;
+}
+
+// With the model loaded on `backend`, which was the device's.
+absl::StatusOr<int64_t> NumPages(const EngineOptions& options, const Device& device, const ModelShape& shape,
+                                 const Backend& backend) {
+  if (options.kv_cache_bytes > 0) return PagesOf(shape, options.kv_cache_bytes);
+  if (!device.is_cuda) return PagesOf(shape, DefaultKvCacheBytes(shape, device.free_memory_bytes));
+  const GpuBudget budget = {.total_bytes = device.total_memory_bytes,
+                            .free_bytes = device.free_memory_bytes,
+                            .held_bytes = HeldBytes(backend),
+                            .utilization = options.gpu_memory_utilization};
+  return GpuKvPages(budget, shape, KvCache::SideDataBytesPerPage(shape, backend.caps()));
 }
 
 using ModelFactory = absl::FunctionRef<absl::StatusOr<std::unique_ptr<Model>>(Backend*, const ModelOptions&)>;
 
-absl::StatusOr<std::unique_ptr<Engine>> Assemble(const EngineOptions& options, MetricsSink* metrics,
+absl::StatusOr<std::unique_ptr<Engine>> Assemble(Device device, const EngineOptions& options, MetricsSink* metrics,
                                                  ModelFactory create_model) {
-  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice(options.device, options.cpu));
   const int64_t page_tokens = options.page_tokens.value_or(device.default_page_tokens);
   if (page_tokens != 16 && page_tokens != 32 && page_tokens != 64) {
     return absl::InvalidArgumentError(absl::StrCat("block_size: must be 16, 32 or 64 tokens, got ", page_tokens));
@@ -49,8 +59,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Assemble(const EngineOptions& options, M
                                                               .max_context_tokens = options.max_context_tokens,
                                                               .page_tokens = page_tokens,
                                                               .kv_dtype = options.kv_dtype}));
-  FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages,
-                           NumPages(parts.model->shape(), options.kv_cache_bytes, device.free_memory_bytes));
+  FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages, NumPages(options, device, parts.model->shape(), *parts.backend));
   FARSPAN_ASSIGN_OR_RETURN(
       parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get(), parts.backend->caps()));
   return Engine::Create(options.engine, std::move(parts));
@@ -58,22 +67,23 @@ absl::StatusOr<std::unique_ptr<Engine>> Assemble(const EngineOptions& options, M
 
 }  // namespace
 
-int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes) {
-  constexpr int64_t kContexts = 4;
-  const int64_t context_bytes = CeilDiv(shape.max_context_tokens, shape.page_tokens) * shape.kv_bytes_per_page();
-  return std::max(context_bytes, std::min(kContexts * context_bytes, memory_bytes / 4));
-}
-
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const EngineOptions& options,
                                                      MetricsSink* metrics) {
-  return Assemble(options, metrics, [&file](Backend* backend, const ModelOptions& model_options) {
+  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice(options.device, options.cpu));
+  return CreateEngine(std::move(device), file, options, metrics);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const GgufFile& file, const EngineOptions& options,
+                                                     MetricsSink* metrics) {
+  return Assemble(std::move(device), options, metrics, [&file](Backend* backend, const ModelOptions& model_options) {
     return LoadModel(file, backend, model_options);
   });
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& random, const EngineOptions& options,
                                                      MetricsSink* metrics) {
-  return Assemble(options, metrics, [&random](Backend* backend, const ModelOptions& model_options) {
+  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice(options.device, options.cpu));
+  return Assemble(std::move(device), options, metrics, [&random](Backend* backend, const ModelOptions& model_options) {
     return LoadModel(random, backend, model_options);
   });
 }
@@ -81,13 +91,12 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& r
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics) {
   // It reads pages where they lie.
-  EngineOptions on_cpu = options;
-  if (options.device == "auto") on_cpu.device = "cpu";
-  if (on_cpu.device != "cpu") {
+  if (options.device != "auto" && options.device != "cpu") {
     return absl::InvalidArgumentError(
         absl::StrCat("device: must be auto or cpu for the hash model, got '", options.device, "'"));
   }
-  return Assemble(on_cpu, metrics, [&hash](Backend*, const ModelOptions& model_options) {
+  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice("cpu", options.cpu));
+  return Assemble(std::move(device), options, metrics, [&hash](Backend*, const ModelOptions& model_options) {
     std::this_thread::sleep_for(std::chrono::milliseconds(hash.load_ms));
     return CreateHashModel(hash, model_options);
   });

@@ -33,7 +33,8 @@ struct ServerConfig {
   int64_t max_num_queued_reqs = 256;
   std::optional<int64_t> max_num_queued_reqs_per_tenant;  // absent: max_num_queued_reqs
   std::optional<int64_t> max_num_queued_tokens;           // absent: 8 contexts
-  std::optional<int64_t> kv_cache_bytes;                  // absent: 4 contexts, at most a quarter of the memory
+  std::optional<int64_t> kv_cache_bytes;                  // absent: what the device has
+  double gpu_memory_utilization = 0.9;                    // share of a GPU's memory that the server may hold
   KvDtype kv_cache_dtype = KvDtype::kBf16;
   std::optional<int64_t> block_size;  // tokens of a KV page; absent: the device's default
   std::string device = "auto";        // or "cpu" or "cuda:N"

@@ -204,15 +204,30 @@ Flag AttentionPolicyFlag() {
 
 Flag KvCacheBytesFlag() {
   static constexpr IntRange kRange{1 << 16, int64_t{1} << 50};
-  return {
-      "kv-cache-bytes", "BYTES",
-      "Memory for KV pages, as 2GiB or 2147483648; four full contexts, at most a quarter of the memory, by default.",
-      [](absl::string_view value, ServerConfig* config) {
-        return SetBytes(value, kRange, &config->kv_cache_bytes.emplace());
-      },
-      [](const ServerConfig& config) {
-        return config.kv_cache_bytes ? absl::StrCat(*config.kv_cache_bytes) : std::string("auto");
-      }};
+  return {"kv-cache-bytes", "BYTES",
+          "Memory for KV pages, as 2GiB or 2147483648; by default what --gpu-memory-utilization leaves on a GPU, and "
+          "on the "
+          "CPU four full contexts, at most a quarter of the memory.",
+          [](absl::string_view value, ServerConfig* config) {
+            return SetBytes(value, kRange, &config->kv_cache_bytes.emplace());
+          },
+          [](const ServerConfig& config) {
+            return config.kv_cache_bytes ? absl::StrCat(*config.kv_cache_bytes) : std::string("auto");
+          }};
+}
+
+Flag GpuMemoryUtilizationFlag() {
+  return {"gpu-memory-utilization", "SHARE",
+          "Share of a GPU's memory that weights, activations and KV pages may take together, above 0 and at most 1.",
+          [](absl::string_view value, ServerConfig* config) {
+            double share = 0;
+            if (!absl::SimpleAtod(value, &share) || !(share > 0 && share <= 1)) {
+              return Rule("must be a number above 0 and at most 1");
+            }
+            config->gpu_memory_utilization = share;
+            return absl::OkStatus();
+          },
+          [](const ServerConfig& config) { return absl::StrCat(config.gpu_memory_utilization); }};
 }
 
 Flag MaxRequestBytesFlag() {
@@ -239,6 +254,7 @@ void AppendModelFlags(std::vector<Flag>* flags) {
                                         {"f32", KvDtype::kF32}},
                                        "Element type of the KV cache: auto, bf16, fp16, fp8 (e4m3) or f32."));
   flags->push_back(KvCacheBytesFlag());
+  flags->push_back(GpuMemoryUtilizationFlag());
   flags->push_back(BlockSizeFlag());
   flags->push_back(OptionalIntFlag("threads", "N", &ServerConfig::threads, {1, 1024},
                                    "Threads of the CPU backend; one a physical core by default.", "auto"));

@@ -45,6 +45,7 @@ EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, in
   options.page_tokens = config.block_size;
   options.kv_dtype = config.kv_cache_dtype;
   options.kv_cache_bytes = config.kv_cache_bytes.value_or(0);
+  options.gpu_memory_utilization = config.gpu_memory_utilization;
   options.engine.max_num_seqs = config.max_num_seqs;
   options.engine.max_num_batched_tokens = config.max_num_batched_tokens;
   options.engine.max_num_queued_requests = config.max_num_queued_reqs;

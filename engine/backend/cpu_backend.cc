@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "engine/backend/aligned_memory.h"
+#include "engine/backend/memory_text.h"
 #include "engine/base/check.h"
 #include "engine/base/thread_pool.h"
 #include "engine/kernels/cpu/kernel_table.h"
@@ -19,22 +20,6 @@ namespace {
 
 using kernels::KernelOp;
 using kernels::KernelTable;
-
-absl::string_view MemoryKindName(MemoryKind kind) {
-  switch (kind) {
-    case MemoryKind::kWeights:
-      return "weights";
-    case MemoryKind::kKvPages:
-      return "KV pages";
-    case MemoryKind::kSideData:
-      return "side data of KV pages";
-    case MemoryKind::kActivations:
-      return "activations";
-    case MemoryKind::kWorkspace:
-      return "workspace";
-  }
-  return "unknown";
-}
 
 // Bytes held, by kind. Thread-safe.
 class MemoryLedger {
@@ -160,9 +145,9 @@ class HostCpuBackend final : public Backend {
   }
 
  private:
-  static absl::Status AllocationError(int64_t size_bytes, MemoryKind kind) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot allocate ", size_bytes, " bytes of host memory for ", MemoryKindName(kind)));
+  absl::Status AllocationError(int64_t size_bytes, MemoryKind kind) const {
+    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes of host memory for ",
+                                                     MemoryKindName(kind), "; ", HeldText(*this)));
   }
 
   // Grows `*memory` to at least `size_bytes`, losing its contents; false, failing the step, where there is no memory.

@@ -16,6 +16,7 @@
 #include "engine/backend/cuda_layers.h"
 #include "engine/backend/cuda_op_timer.h"
 #include "engine/backend/cuda_step_memory.h"
+#include "engine/backend/memory_text.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/kernels/cuda/decode_attention.h"
@@ -303,8 +304,9 @@ absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes of ", name_, "'s memory: ",
-                                                     free_bytes, " of ", total_bytes, " bytes are free"));
+    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes of ", name_,
+                                                     "'s memory for ", MemoryKindName(kind), ": ", free_bytes, " of ",
+                                                     total_bytes, " bytes are free; ", HeldText(*this)));
   }
   if (error != cudaSuccess) return DeviceFault("allocate", error);
   return std::make_unique<DeviceBuffer>(data, size_bytes, &held_bytes_[static_cast<size_t>(kind)]);

@@ -79,8 +79,9 @@ absl::StatusOr<Device> OpenDevice(std::string_view text, const CpuBackendOptions
   FARSPAN_ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(text));
   Device device{.reason = std::move(choice.reason)};
   if (const std::optional<int> ordinal = CudaOrdinal(choice.name)) {
-    FARSPAN_ASSIGN_OR_RETURN(device.backend, CudaBackend::Create(*ordinal));
     FARSPAN_ASSIGN_OR_RETURN(const CudaDeviceInfo info, ProbeCudaDevice(*ordinal));
+    FARSPAN_ASSIGN_OR_RETURN(device.backend, CudaBackend::Create(*ordinal));
+    device.is_cuda = true;
     device.free_memory_bytes = info.free_bytes;
     device.total_memory_bytes = info.total_bytes;
     device.default_page_tokens = kCudaPageTokens;

@@ -35,6 +35,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(std::string_view text, CudaProbe probe
 
 struct Device {
   std::unique_ptr<Backend> backend;
+  bool is_cuda = false;
   std::string reason;
   // Before anything is allocated; the CPU's is that of the machine or, where that is less, of its container.
   int64_t free_memory_bytes = 0;

@@ -90,7 +90,9 @@ void KvCache::CopyPage(PageId from, PageId to) {
 
 int64_t KvCache::key_bounds_page_bytes() const { return key_bounds_ == nullptr ? 0 : KeyBoundsLayerPageBytes(shape_); }
 
-int64_t KvCache::side_data_bytes_per_page() const { return shape_.num_layers * key_bounds_page_bytes(); }
+int64_t KvCache::SideDataBytesPerPage(const ModelShape& shape, PlanFeatures features) {
+  return Covers(features, PlanFeatures::kKeyBoundsSelector) ? shape.num_layers * KeyBoundsLayerPageBytes(shape) : 0;
+}
 
 kernels::KeyBoundsView KvCache::key_bounds(int64_t layer) const {
   FARSPAN_CHECK(key_bounds_ != nullptr && layer >= 0 && layer < shape_.num_layers, "layer=", layer);

@@ -32,7 +32,8 @@ class KvCache {
   // The selectors whose side data is held, as bits of kSelectorFeatures.
   PlanFeatures side_data() const { return side_data_; }
   // Of one page, all kinds and layers.
-  int64_t side_data_bytes_per_page() const;
+  int64_t side_data_bytes_per_page() const { return SideDataBytesPerPage(shape_, side_data_); }
+  static int64_t SideDataBytesPerPage(const ModelShape& shape, PlanFeatures features);
 
   // The pages of one layer as kernels see them: [page][kv head][K|V][token][head_dim].
   kernels::KvLayerView layer(int64_t layer) const;

@@ -71,14 +71,5 @@ TEST_F(EngineFactoryTest, TheHashModelRunsOnTheCpu) {
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("must be auto or cpu for the hash model, got 'cuda:0'")));
 }
 
-TEST(DefaultKvCacheBytesTest, IsFourContextsAQuarterOfTheMemoryOrOneContext) {
-  const ModelShape shape{
-      .num_layers = 1, .num_heads = 1, .num_kv_heads = 1, .head_dim = 8, .max_context_tokens = 100, .page_tokens = 32};
-  const int64_t context_bytes = 4 * 32 * 2 * 8 * 2;
-  EXPECT_EQ(DefaultKvCacheBytes(shape, int64_t{1} << 40), 4 * context_bytes);
-  EXPECT_EQ(DefaultKvCacheBytes(shape, 8 * context_bytes), 2 * context_bytes);
-  EXPECT_EQ(DefaultKvCacheBytes(shape, context_bytes), context_bytes);
-}
-
 }  // namespace
 }  // namespace farspan

@@ -179,6 +179,16 @@ TEST(ConfigTest, ByteCountsTakeSuffixes) {
   }
 }
 
+TEST(ConfigTest, TheShareOfAGpusMemoryIsAboveZeroAndAtMostOne) {
+  EXPECT_EQ(Parse({"m"}).config.gpu_memory_utilization, 0.9);
+  EXPECT_EQ(Parse({"m", "--gpu-memory-utilization", "0.45"}).config.gpu_memory_utilization, 0.45);
+  EXPECT_EQ(Parse({"m", "--gpu-memory-utilization", "1"}).config.gpu_memory_utilization, 1);
+  for (const char* wrong : {"0", "1.01", "-1", "nan", "90%", ""}) {
+    EXPECT_THAT(Parse({"m", "--gpu-memory-utilization", wrong}).errors, ElementsAre(HasSubstr("above 0 and at most 1")))
+        << wrong;
+  }
+}
+
 TEST(ConfigTest, IntegerFlagsHoldTheirRanges) {
   for (const Flag& flag : FlagTable()) {
     for (const char* wrong : {"-1", "99999999999999999999", "1e3", "0x10", " ", "nan"}) {

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend holds, in words: for whoever has to find out why there was too little.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "engine/backend/backend.h"
+
+namespace farspan {
+
+// "weights", "KV pages".
+absl::string_view MemoryKindName(MemoryKind kind);
+
+// Of all kinds together.
+int64_t HeldBytes(const Backend& backend);
+
+// "held: weights 269100288, KV pages 0, side data of KV pages 0, activations 1024, workspace 0 bytes"
+std::string HeldText(const Backend& backend);
+
+}  // namespace farspan

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/attention/plan.h"
+#include "engine/base/check.h"
 #include "engine/base/clock.h"
 #include "engine/base/model_shape.h"
 #include "engine/kernels/args.h"
@@ -57,6 +58,8 @@ class Backend {
   virtual PlanFeatures caps() const = 0;      // plan features that this device runs
   // The element of the values that its ops hand each other.
   virtual kernels::Activation activation() const = 0;
+  // Whether quantised weights are to come as tiles; else they stay blocks.
+  virtual bool wants_tiles() const { return false; }
 
   // Takes what ops of a model of this shape need beside their arguments. Once, before the first op.
   virtual absl::Status Prepare(const ModelShape& shape) = 0;
@@ -85,6 +88,8 @@ class Backend {
   // Copies device memory to device memory; the two do not overlap.
   virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;
   virtual void FillRandom(const kernels::FillRandomArgs& args) = 0;
+  // Only where wants_tiles().
+  virtual void PackTiles(const kernels::PackTilesArgs&) { FARSPAN_CHECK(false, "tiles on a backend without"); }
   virtual void Embed(const kernels::EmbedArgs& args) = 0;
   virtual void RopeTable(const kernels::RopeTableArgs& args) = 0;
   virtual void AttentionInput(const kernels::AttentionInputArgs& args) = 0;

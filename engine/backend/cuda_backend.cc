@@ -22,6 +22,7 @@
 #include "engine/kernels/cuda/decode_attention.h"
 #include "engine/kernels/cuda/hopper_prefill_attention.h"
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/linear.h"
 #include "engine/kernels/cuda/select_blocks.h"
 
 namespace farspan {
@@ -30,6 +31,7 @@ namespace {
 using kernels::cuda::LaunchEmbed;
 using kernels::cuda::LaunchFillKeyBounds;
 using kernels::cuda::LaunchFillRandom;
+using kernels::cuda::LaunchPackTiles;
 using kernels::cuda::LaunchRopeTable;
 
 absl::Status DeviceFault(const char* what, cudaError_t error) {
@@ -87,6 +89,7 @@ class DeviceCudaBackend final : public Backend {
     return Copy("download", host.data(), device, host.size(), cudaMemcpyDeviceToHost);
   }
   kernels::Activation activation() const override { return kernels::Activation::kBf16; }
+  bool wants_tiles() const override { return true; }
   const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
   void* StageMutable(std::span<const std::byte> host) override {
     if (!fault_.ok() || !step_status_.ok() || host.empty()) return nullptr;
@@ -110,6 +113,7 @@ class DeviceCudaBackend final : public Backend {
     Check("graph", graphs_.Run(key, stream_, ops));
   }
   void FillRandom(const kernels::FillRandomArgs& args) override { Launch("fill_random", LaunchFillRandom, args); }
+  void PackTiles(const kernels::PackTilesArgs& args) override { Launch("pack_tiles", LaunchPackTiles, args); }
   void Embed(const kernels::EmbedArgs& args) override { Launch("embed", LaunchEmbed, args); }
   void RopeTable(const kernels::RopeTableArgs& args) override { Launch("rope_table", LaunchRopeTable, args); }
   void AttentionInput(const kernels::AttentionInputArgs& args) override {
@@ -180,6 +184,7 @@ class DeviceCudaBackend final : public Backend {
   std::array<std::atomic<int64_t>, kNumMemoryKinds> held_bytes_{};
   CudaStepMemory step_memory_;
   std::unique_ptr<Buffer> gemm_workspace_;
+  std::unique_ptr<Buffer> dequantized_;  // a part of tiled weights, for products of many rows
   std::unique_ptr<Buffer> decode_workspace_;
   std::unique_ptr<Buffer> prefill_workspace_;
   std::unique_ptr<Buffer> select_workspace_;
@@ -195,7 +200,7 @@ class DeviceCudaBackend final : public Backend {
 };
 
 absl::Status DeviceCudaBackend::TakeWorkspace() {
-  constexpr int64_t kStepBytes = int64_t{64} << 20;
+  constexpr int64_t kStepBytes = int64_t{64} << 20, kDequantizedBytes = int64_t{64} << 20;
   if (const cudaError_t error = step_memory_.Take(kStepBytes); error != cudaSuccess) {
     return DeviceFault("step memory", error);
   }
@@ -206,7 +211,8 @@ absl::Status DeviceCudaBackend::TakeWorkspace() {
   FARSPAN_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(CudaGemm::kWorkspaceBytes, MemoryKind::kWorkspace));
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<CudaGemm> gemm,
                            CudaGemm::Create({gemm_workspace_->data(), gemm_workspace_->size_bytes()}));
-  layers_.emplace(std::move(gemm), stream_);
+  FARSPAN_ASSIGN_OR_RETURN(dequantized_, Allocate(kDequantizedBytes, MemoryKind::kWorkspace));
+  layers_.emplace(std::move(gemm), kernels::cuda::Workspace{dequantized_->data(), dequantized_->size_bytes()}, stream_);
   FARSPAN_ASSIGN_OR_RETURN(prefill_workspace_,
                            Allocate(kernels::cuda::HopperPrefillWorkspaceBytes(), MemoryKind::kWorkspace));
   return absl::OkStatus();

@@ -7,6 +7,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/kernels/cuda/kernels.h"
 #include "engine/kernels/cuda/linear.h"
+#include "engine/kernels/weight_tiles.h"
 
 namespace farspan {
 namespace {
@@ -16,20 +17,20 @@ using kernels::WeightType;
 using kernels::WeightView;
 using kernels::cuda::NormedRows;
 
-// Up to here reading the weights once in kernels of our own is the faster way.
-constexpr int64_t kMaxStreamedRows = 8;
+using kernels::cuda::kMaxStreamedRows;
+
+// Up to here each block of a product norms its rows for itself.
+constexpr int64_t kMaxSelfNormedRows = 4;
 
 absl::Status FromLaunch(const char* what, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorName(error)));
 }
 
-bool AllBf16(std::span<const WeightView> weights) {
-  return std::all_of(weights.begin(), weights.end(), [](const WeightView& w) { return w.type == WeightType::kBf16; });
-}
-
 bool Streams(int64_t num_rows, std::span<const WeightView> weights) {
-  return num_rows <= kMaxStreamedRows && AllBf16(weights);
+  return num_rows <= kMaxStreamedRows && std::all_of(weights.begin(), weights.end(), [&](const WeightView& w) {
+           return w.type == WeightType::kBf16 || kernels::IsTiled(w.type);
+         });
 }
 
 // Whether `next` lies right behind `weight` in memory, so that both are one matrix.
@@ -40,6 +41,32 @@ bool Continues(const WeightView& weight, const WeightView& next) {
 }
 
 }  // namespace
+
+absl::Status CudaLayers::Norm(const NormedRows& input, int64_t num_rows, int64_t width, void* normed) {
+  return FromLaunch("norm", kernels::cuda::LaunchNormRows(
+                                {.input = input, .out = normed, .num_rows = num_rows, .width = width}, stream_));
+}
+
+absl::Status CudaLayers::MultiplyTiles(const void* x, const WeightView& weight, int64_t num_rows,
+                                       const Target& target) {
+  const int64_t row_bytes = weight.columns * 2;
+  const int64_t part_rows = scratch_.size_bytes / row_bytes / kernels::kTileRows * kernels::kTileRows;
+  if (part_rows == 0) return absl::InternalError(absl::StrCat("no room for rows of ", weight.columns, " weights"));
+  for (int64_t first = 0; first < weight.rows; first += part_rows) {
+    const WeightView part = {.data = scratch_.data,
+                             .type = WeightType::kBf16,
+                             .rows = std::min(part_rows, weight.rows - first),
+                             .columns = weight.columns};
+    FARSPAN_RETURN_IF_ERROR(
+        FromLaunch("dequantize",
+                   kernels::cuda::LaunchDequantize(
+                       {.weight = weight, .first_row = first, .num_rows = part.rows, .out = scratch_.data}, stream_)));
+    Target place = target;
+    place.y = static_cast<std::byte*>(target.y) + first * (target.is_bf16 ? 2 : 4);
+    FARSPAN_RETURN_IF_ERROR(Multiply(x, part, num_rows, place));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CudaLayers::Multiply(const void* x, const WeightView& weight, int64_t num_rows, const Target& target) {
   if (weight.type == WeightType::kBf16) {
@@ -54,6 +81,7 @@ absl::Status CudaLayers::Multiply(const void* x, const WeightView& weight, int64
                        .y_stride = target.stride},
                       stream_);
   }
+  if (kernels::IsTiled(weight.type)) return MultiplyTiles(x, weight, num_rows, target);
   return FromLaunch("linear", kernels::cuda::LaunchPlainLinear({.x = x,
                                                                 .weight = weight,
                                                                 .y = target.y,
@@ -79,8 +107,12 @@ absl::Status CudaLayers::MultiplyAll(const void* x, std::span<const WeightView> 
 
 absl::Status CudaLayers::AttentionInput(const kernels::AttentionInputArgs& args) {
   const WeightView weights[] = {args.query, args.key, args.value};
-  const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
+  NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
   const int64_t num_outputs = args.query.rows + args.key.rows + args.value.rows;
+  if (args.num_rows > kMaxSelfNormedRows || !Streams(args.num_rows, weights)) {
+    FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.query.columns, args.normed));
+    input.normed = args.normed;
+  }
   if (Streams(args.num_rows, weights)) {
     FARSPAN_RETURN_IF_ERROR(
         FromLaunch("attention input", kernels::cuda::LaunchNormLinear({.input = input,
@@ -90,10 +122,6 @@ absl::Status CudaLayers::AttentionInput(const kernels::AttentionInputArgs& args)
                                                                        .num_rows = args.num_rows},
                                                                       stream_)));
   } else {
-    FARSPAN_RETURN_IF_ERROR(FromLaunch(
-        "norm",
-        kernels::cuda::LaunchNormRows(
-            {.input = input, .out = args.normed, .num_rows = args.num_rows, .width = args.query.columns}, stream_)));
     FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
                                         {.y = args.projected, .stride = num_outputs, .is_bf16 = true}));
   }
@@ -119,19 +147,20 @@ absl::Status CudaLayers::AttentionOutput(const kernels::AddLinearArgs& args) {
 
 absl::Status CudaLayers::FeedForward(const kernels::FeedForwardArgs& args) {
   const WeightView weights[] = {args.gate, args.up};
-  const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
+  NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
   const int64_t inner_width = args.gate.rows;
+  const bool streams = Streams(args.num_rows, weights) && args.gate.type == args.up.type;
   void* inner = args.inner;
-  if (Streams(args.num_rows, weights)) {
+  if (args.num_rows > kMaxSelfNormedRows || !streams) {
+    FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.gate.columns, args.normed));
+    input.normed = args.normed;
+  }
+  if (streams) {
     FARSPAN_RETURN_IF_ERROR(FromLaunch(
         "gate and up",
         kernels::cuda::LaunchNormGateUp(
             {.input = input, .gate = args.gate, .up = args.up, .inner = inner, .num_rows = args.num_rows}, stream_)));
   } else {
-    FARSPAN_RETURN_IF_ERROR(FromLaunch(
-        "norm",
-        kernels::cuda::LaunchNormRows(
-            {.input = input, .out = args.normed, .num_rows = args.num_rows, .width = args.gate.columns}, stream_)));
     FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
                                         {.y = args.inner, .stride = 2 * inner_width, .is_bf16 = true}));
     inner = static_cast<std::byte*>(args.inner) + args.num_rows * 2 * inner_width * 2;
@@ -144,14 +173,17 @@ absl::Status CudaLayers::FeedForward(const kernels::FeedForwardArgs& args) {
 }
 
 absl::Status CudaLayers::Logits(const kernels::LogitsArgs& args) {
-  if (Streams(args.num_rows, std::span(&args.weight, 1)))
+  if (args.num_rows <= kMaxSelfNormedRows && Streams(args.num_rows, std::span(&args.weight, 1))) {
     return FromLaunch("logits", kernels::cuda::LaunchLogits(args, stream_));
+  }
   const NormedRows input = {
       .hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon, .rows = args.rows};
-  FARSPAN_RETURN_IF_ERROR(FromLaunch(
-      "norm",
-      kernels::cuda::LaunchNormRows(
-          {.input = input, .out = args.normed, .num_rows = args.num_rows, .width = args.weight.columns}, stream_)));
+  FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.weight.columns, args.normed));
+  if (Streams(args.num_rows, std::span(&args.weight, 1))) {
+    kernels::LogitsArgs normed = args;
+    normed.hidden = nullptr;
+    return FromLaunch("logits", kernels::cuda::LaunchLogits(normed, stream_));
+  }
   return Multiply(args.normed, args.weight, args.num_rows, {.y = args.logits, .stride = args.weight.rows});
 }
 

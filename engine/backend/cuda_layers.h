@@ -11,13 +11,16 @@
 #include "absl/status/status.h"
 #include "engine/backend/cuda_gemm.h"
 #include "engine/kernels/args.h"
+#include "engine/kernels/cuda/linear.h"
 
 namespace farspan {
 
 // Engine thread only. Enqueues on `stream`; INTERNAL names what failed. Activations are bf16.
 class CudaLayers {
  public:
-  CudaLayers(std::unique_ptr<CudaGemm> gemm, cudaStream_t stream) : gemm_(std::move(gemm)), stream_(stream) {}
+  // Tiled weights become bf16 in `scratch`, a part after the other, where there are many rows.
+  CudaLayers(std::unique_ptr<CudaGemm> gemm, kernels::cuda::Workspace scratch, cudaStream_t stream)
+      : gemm_(std::move(gemm)), scratch_(scratch), stream_(stream) {}
 
   absl::Status AttentionInput(const kernels::AttentionInputArgs& args);
   absl::Status AttentionOutput(const kernels::AddLinearArgs& args);
@@ -37,8 +40,11 @@ class CudaLayers {
   absl::Status MultiplyAll(const void* x, std::span<const kernels::WeightView> weights, int64_t num_rows,
                            Target target);
   absl::Status Multiply(const void* x, const kernels::WeightView& weight, int64_t num_rows, const Target& target);
+  absl::Status MultiplyTiles(const void* x, const kernels::WeightView& weight, int64_t num_rows, const Target& target);
+  absl::Status Norm(const kernels::cuda::NormedRows& input, int64_t num_rows, int64_t width, void* normed);
 
   const std::unique_ptr<CudaGemm> gemm_;
+  const kernels::cuda::Workspace scratch_;
   const cudaStream_t stream_;
 };
 

@@ -15,15 +15,28 @@ enum class Activation : uint8_t { kF32, kBf16 };
 
 constexpr int64_t ActivationBytes(Activation activation) { return activation == Activation::kF32 ? 4 : 2; }
 
-// Storage of a weight matrix. The quantised types keep GGUF's block layout: 32 values a block along a row.
+// Storage of a weight matrix. Quantised types are of two kinds. Blocks are GGUF's: 32 values a block along a row.
 //   kQ4_0  {f16 scale; 16 bytes}: value i < 16 in the low nibbles, i >= 16 in the high ones; w = scale * (q - 8)
 //   kQ4_1  {f16 scale; f16 min; 16 bytes}: w = scale * q + min
 //   kQ8_0  {f16 scale; 32 int8}: w = scale * q
-enum class WeightType : uint8_t { kF32, kBf16, kQ4_0, kQ4_1, kQ8_0 };
+// Tiles, of as many bits as the name says, with or without a minimum, are for devices: engine/kernels/weight_tiles.h.
+enum class WeightType : uint8_t {
+  kF32,
+  kBf16,
+  kQ4_0,
+  kQ4_1,
+  kQ8_0,
+  kTiled4,
+  kTiled4Min,
+  kTiled5,
+  kTiled5Min,
+  kTiled6,
+  kTiled8,
+};
 
 inline constexpr int64_t kQuantBlock = 32;
 
-// [rows][columns], `rows` being outputs. A quantised row holds columns / 32 blocks without padding.
+// [rows][columns], `rows` being outputs. A row of blocks holds columns / 32 of them without padding.
 struct WeightView {
   const void* data = nullptr;
   WeightType type = WeightType::kF32;
@@ -31,7 +44,8 @@ struct WeightView {
   int64_t columns = 0;
 };
 
-// Bytes of one row of `columns` values; columns is a multiple of 32 for quantised types.
+// Bytes of one row of `columns` values, for tiles a 16th of 16 rows' bytes; columns is a multiple of 32 for blocks, of
+// 64 for tiles.
 constexpr int64_t WeightRowBytes(WeightType type, int64_t columns) {
   switch (type) {
     case WeightType::kF32:
@@ -44,6 +58,18 @@ constexpr int64_t WeightRowBytes(WeightType type, int64_t columns) {
       return columns / kQuantBlock * 20;
     case WeightType::kQ8_0:
       return columns / kQuantBlock * 34;
+    case WeightType::kTiled4:
+      return columns / 64 * 36;
+    case WeightType::kTiled4Min:
+      return columns / 64 * 40;
+    case WeightType::kTiled5:
+      return columns / 64 * 44;
+    case WeightType::kTiled5Min:
+      return columns / 64 * 48;
+    case WeightType::kTiled6:
+      return columns / 64 * 56;
+    case WeightType::kTiled8:
+      return columns / 64 * 68;
   }
   return 0;
 }
@@ -59,6 +85,12 @@ struct FillRandomArgs {
   int64_t num_values;  // a multiple of 32 where quantised
   uint64_t key;
   int exponent;  // from -7 to 15, at most 8 for fp8
+};
+
+// Blocks of kQ4_0 or kQ8_0 as tiles of kTiled4 or kTiled8; rows are a multiple of 16, columns of 64.
+struct PackTilesArgs {
+  WeightView blocks;
+  void* tiles;
 };
 
 // out[r] = dequantised table[token_ids[r]]

@@ -219,6 +219,19 @@ uint16_t FloatToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+uint16_t FloatToF16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7e00);
+  const float magnitude = std::fabs(value);
+  if (magnitude >= 65520.0f) return static_cast<uint16_t>(sign | 0x7c00);
+  // In steps of the result's last bit, which rint rounds to even.
+  const int exponent = std::max(std::ilogb(magnitude), -14);
+  if (magnitude == 0) return sign;
+  const auto steps = static_cast<uint32_t>(std::rint(std::ldexp(magnitude, 10 - exponent)));
+  return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(exponent + 14) << 10) + steps));
+}
+
 void DequantizeRow(GgufTensorType type, std::span<const std::byte> row, std::span<float> out) {
   const GgufTensorTypeTraits& traits = TraitsOf(type);
   const auto num_blocks = static_cast<int64_t>(out.size()) / traits.block_values;

@@ -18,6 +18,7 @@ inline float Bf16ToFloat(uint16_t bits) { return std::bit_cast<float>(static_cas
 
 // To the nearest, ties to even; NaN stays NaN.
 uint16_t FloatToBf16(float value);
+uint16_t FloatToF16(float value);  // infinity beyond the range
 
 // `row` holds out.size() values, whole blocks, in the layout of `type`; it may be unaligned.
 void DequantizeRow(GgufTensorType type, std::span<const std::byte> row, std::span<float> out);

@@ -10,6 +10,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/kernels/random_block.h"
+#include "engine/kernels/weight_tiles.h"
 #include "engine/model/llama.h"
 #include "engine/model/weight_source.h"
 
@@ -65,7 +66,7 @@ class RandomWeights final : public WeightSource {
                              Allocate(parts.front().name, rows * kernels::WeightRowBytes(type_, columns)));
     auto* next = static_cast<std::byte*>(device);
     for (const StackPart& part : parts) {
-      *part.view = Fill(part.name, next, part.rows, columns);
+      FARSPAN_ASSIGN_OR_RETURN(*part.view, Fill(part.name, next, part.rows, columns));
       next += part.rows * kernels::WeightRowBytes(type_, columns);
     }
     return absl::OkStatus();
@@ -111,14 +112,33 @@ class RandomWeights final : public WeightSource {
     content_hash_.AddText(absl::StrCat(AbslView(name), " ", rows, " ", columns));
   }
 
-  kernels::WeightView Fill(std::string_view name, void* device, int64_t rows, int64_t columns) {
-    backend_->FillRandom({.data = device,
+  // Tiles have the values of the blocks that they are made of: a tile's row has as many bytes as a block's.
+  absl::StatusOr<kernels::WeightView> Fill(std::string_view name, void* device, int64_t rows, int64_t columns) {
+    kernels::WeightView view = {.data = device, .type = type_, .rows = rows, .columns = columns};
+    const bool tiled = backend_->wants_tiles() && TiledTypeOf(view) != type_;
+    std::unique_ptr<Buffer> blocks;
+    if (tiled) {
+      FARSPAN_ASSIGN_OR_RETURN(
+          blocks, backend_->Allocate(rows * kernels::WeightRowBytes(type_, columns), MemoryKind::kWeights));
+      view.data = blocks->data();
+    }
+    backend_->FillRandom({.data = const_cast<void*>(view.data),
                           .format = random_.weights,
                           .num_values = rows * columns,
                           .key = KeyOf(name, random_.seed),
                           .exponent = kExponent});
     Count(name, rows, columns);
-    return {.data = device, .type = type_, .rows = rows, .columns = columns};
+    if (!tiled) return view;
+    backend_->PackTiles({.blocks = view, .tiles = device});
+    FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));  // before the blocks go
+    return kernels::WeightView{.data = device, .type = TiledTypeOf(view), .rows = rows, .columns = columns};
+  }
+
+  // Of the same values; `blocks.type` itself for what has none.
+  static kernels::WeightType TiledTypeOf(const kernels::WeightView& blocks) {
+    if (blocks.rows % kernels::kTileRows != 0 || blocks.columns % kernels::kTileColumns != 0) return blocks.type;
+    if (blocks.type == kernels::WeightType::kQ4_0) return kernels::WeightType::kTiled4;
+    return blocks.type == kernels::WeightType::kQ8_0 ? kernels::WeightType::kTiled8 : blocks.type;
   }
 
   const RandomModelOptions& random_;

@@ -9,7 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/absl_view.h"
 #include "engine/base/status_macros.h"
+#include "engine/kernels/weight_tiles.h"
 #include "engine/model/dequantize.h"
+#include "engine/model/tile_weights.h"
 
 namespace farspan {
 namespace {
@@ -25,8 +27,14 @@ absl::Status RefuseNonFinite(const GgufTensor& tensor, int64_t row) {
   return Refuse(tensor.name, "finite values", absl::StrCat("NaN or infinity in row ", row));
 }
 
-kernels::WeightType ResidentType(GgufTensorType type) {
-  switch (type) {
+// Where tiles are wanted, blocks that they do not cover are widened.
+kernels::WeightType ResidentType(const GgufTensor& tensor, const Backend& backend) {
+  if (backend.wants_tiles()) {
+    const auto tiled = TiledType(tensor.type, tensor.rows(), tensor.columns());
+    if (tiled.has_value()) return *tiled;
+    return tensor.type == GgufTensorType::kF32 ? kernels::WeightType::kF32 : kernels::WeightType::kBf16;
+  }
+  switch (tensor.type) {
     case GgufTensorType::kF32:
       return kernels::WeightType::kF32;
     case GgufTensorType::kQ4_0:
@@ -41,8 +49,9 @@ kernels::WeightType ResidentType(GgufTensorType type) {
 }
 
 // Whether the file's rows are the resident rows, byte for byte.
-bool KeepsBytes(GgufTensorType type) {
-  return type == GgufTensorType::kBf16 || ResidentType(type) != kernels::WeightType::kBf16;
+bool KeepsBytes(GgufTensorType type, kernels::WeightType resident) {
+  if (type == GgufTensorType::kBf16) return true;
+  return resident != kernels::WeightType::kBf16 && !kernels::IsTiled(resident);
 }
 
 // False where a value is NaN or leaves the range of bf16.
@@ -53,6 +62,25 @@ bool RoundToBf16(std::span<const float> values, uint16_t* out) {
     finite = finite && std::isfinite(Bf16ToFloat(out[i]));
   }
   return finite;
+}
+
+// Rows from `first_row` on as bf16 or tiles.
+absl::Status ConvertRows(const GgufTensor& tensor, kernels::WeightType type, int64_t first_row,
+                         std::span<const std::byte> rows, std::span<std::byte> out) {
+  const int64_t columns = tensor.columns(), row_bytes = tensor.row_bytes();
+  const int64_t num_rows = static_cast<int64_t>(rows.size()) / row_bytes;
+  if (kernels::IsTiled(type)) {
+    if (!PackTiles(tensor.type, rows, num_rows, columns, out)) return RefuseNonFinite(tensor, first_row);
+    return absl::OkStatus();
+  }
+  std::vector<float> values(static_cast<size_t>(columns));
+  auto* const widened = reinterpret_cast<uint16_t*>(out.data());
+  for (int64_t row = 0; row < num_rows; ++row) {
+    DequantizeRow(tensor.type, rows.subspan(static_cast<size_t>(row * row_bytes), static_cast<size_t>(row_bytes)),
+                  values);
+    if (!RoundToBf16(values, widened + row * columns)) return RefuseNonFinite(tensor, first_row + row);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -84,24 +112,18 @@ absl::Status WeightLoader::ReadRows(const GgufTensor& tensor, int64_t first_row,
 
 absl::Status WeightLoader::UploadRows(const GgufTensor& tensor, kernels::WeightType type, std::byte* device) {
   const int64_t rows = tensor.rows();
-  const int64_t columns = tensor.columns();
-  const int64_t row_bytes = tensor.row_bytes();
-  const int64_t resident_row_bytes = kernels::WeightRowBytes(type, columns);
-  const int64_t slice_rows = std::clamp<int64_t>(kSliceBytes / row_bytes, 1, rows);
-  std::vector<std::byte> slice;
-  std::vector<uint16_t> widened;
-  std::vector<float> values(static_cast<size_t>(columns));
+  const int64_t resident_row_bytes = kernels::WeightRowBytes(type, tensor.columns());
+  const int64_t group = kernels::IsTiled(type) ? kernels::kTileRows : 1;
+  const int64_t slice_rows = std::clamp<int64_t>(kSliceBytes / tensor.row_bytes() / group * group, group, rows);
+  std::vector<std::byte> slice, converted;
   for (int64_t first = 0; first < rows; first += slice_rows) {
     const int64_t count = std::min(slice_rows, rows - first);
     FARSPAN_RETURN_IF_ERROR(ReadRows(tensor, first, count, slice));
     std::span<const std::byte> resident = slice;
-    if (!KeepsBytes(tensor.type)) {
-      widened.resize(static_cast<size_t>(count * columns));
-      for (int64_t row = 0; row < count; ++row) {
-        DequantizeRow(tensor.type, std::span(slice).subspan(row * row_bytes, row_bytes), values);
-        if (!RoundToBf16(values, widened.data() + row * columns)) return RefuseNonFinite(tensor, first + row);
-      }
-      resident = std::as_bytes(std::span(widened));
+    if (!KeepsBytes(tensor.type, type)) {
+      converted.resize(static_cast<size_t>(count * resident_row_bytes));
+      FARSPAN_RETURN_IF_ERROR(ConvertRows(tensor, type, first, slice, converted));
+      resident = converted;
     }
     FARSPAN_RETURN_IF_ERROR(backend_->Upload(device + first * resident_row_bytes, resident));
   }
@@ -111,7 +133,7 @@ absl::Status WeightLoader::UploadRows(const GgufTensor& tensor, kernels::WeightT
 absl::StatusOr<kernels::WeightView> WeightLoader::LoadMatrix(std::string_view name, int64_t rows, int64_t columns) {
   const int64_t shape[] = {rows, columns};
   FARSPAN_ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, shape));
-  const kernels::WeightType type = ResidentType(tensor->type);
+  const kernels::WeightType type = ResidentType(*tensor, *backend_);
   FARSPAN_ASSIGN_OR_RETURN(void* device, Allocate(name, rows * kernels::WeightRowBytes(type, columns)));
   FARSPAN_RETURN_IF_ERROR(UploadRows(*tensor, type, static_cast<std::byte*>(device)));
   return kernels::WeightView{.data = device, .type = type, .rows = rows, .columns = columns};
@@ -124,9 +146,9 @@ absl::Status WeightLoader::LoadStack(const std::vector<StackPart>& parts, int64_
   for (const StackPart& part : parts) {
     const int64_t shape[] = {part.rows, columns};
     FARSPAN_ASSIGN_OR_RETURN(tensors.emplace_back(), Find(part.name, shape));
-    const kernels::WeightType type = ResidentType(tensors.back()->type);
+    const kernels::WeightType type = ResidentType(*tensors.back(), *backend_);
     size_bytes += part.rows * kernels::WeightRowBytes(type, columns);
-    one_type = one_type && type == ResidentType(tensors.front()->type);
+    one_type = one_type && type == ResidentType(*tensors.front(), *backend_);
   }
   std::byte* next = nullptr;
   if (one_type) {
@@ -134,7 +156,7 @@ absl::Status WeightLoader::LoadStack(const std::vector<StackPart>& parts, int64_
     next = static_cast<std::byte*>(device);
   }
   for (size_t i = 0; i < parts.size(); ++i) {
-    const kernels::WeightType type = ResidentType(tensors[i]->type);
+    const kernels::WeightType type = ResidentType(*tensors[i], *backend_);
     const int64_t part_bytes = parts[i].rows * kernels::WeightRowBytes(type, columns);
     if (!one_type) {
       FARSPAN_ASSIGN_OR_RETURN(void* device, Allocate(parts[i].name, part_bytes));

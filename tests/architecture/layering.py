@@ -49,6 +49,7 @@ class Layer:
 BASE = "engine/base/"
 KERNEL_ARGUMENTS = "engine/kernels/args.h"
 DRAW_ARGUMENTS = "engine/kernels/draw_args.h"
+WEIGHT_TILES = "engine/kernels/weight_tiles.h"
 POLICY_INTERFACE = ("engine/attention/plan.h", "engine/attention/policy.h")
 REQUEST = ("engine/request.h", "engine/output.h", "engine/request_handle.")
 BELOW_ENGINE = (
@@ -70,7 +71,7 @@ LAYERS: tuple[Layer, ...] = (
     Layer(("engine/kernels/",), ("engine/kernels/",), ()),
     Layer(
         ("engine/kernels/cuda/",),
-        ("engine/kernels/cuda/", KERNEL_ARGUMENTS, DRAW_ARGUMENTS, "engine/kernels/random_block.h"),
+        ("engine/kernels/cuda/", KERNEL_ARGUMENTS, DRAW_ARGUMENTS, WEIGHT_TILES, "engine/kernels/random_block.h"),
         ("cuda",),
     ),
     Layer(("engine/attention/",), ("engine/attention/", BASE), ("abseil", "protobuf")),
@@ -102,6 +103,7 @@ LAYERS: tuple[Layer, ...] = (
             KERNEL_ARGUMENTS,
             DRAW_ARGUMENTS,
             "engine/kernels/random_block.h",
+            WEIGHT_TILES,
             "engine/kv/kv_cache.h",
             "engine/attention/plan.h",
             "engine/sampling/",

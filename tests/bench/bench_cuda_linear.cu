@@ -18,8 +18,9 @@ using kernels::cuda::LaunchNormLinear;
 using kernels::cuda::LaunchNormRows;
 
 // out[r][n] in float64 from float32 or bf16 rows; a block an output.
-static __global__ void Reference(const float* hidden, const float* norm, const uint16_t* x, const uint16_t* weight,
-                                 double* out, int columns, int64_t out_stride) {
+template <WeightType kType>
+__global__ void Reference(const float* hidden, const float* norm, const uint16_t* x, const void* weight, double* out,
+                          int columns, int64_t out_stride) {
   const int64_t row = blockIdx.y, output = blockIdx.x;
   __shared__ double sums[2][8];
   double squares = 0, sum = 0;
@@ -32,7 +33,7 @@ static __global__ void Reference(const float* hidden, const float* norm, const u
     } else {
       value = kernels::cuda::LoadBf16(x, row * columns + k);
     }
-    sum += value * kernels::cuda::LoadBf16(weight, output * columns + k);
+    sum += value * kernels::cuda::LoadWeightAt<kType>(weight, columns, output, k);
   }
   for (int offset = 16; offset > 0; offset /= 2) {
     sum += __shfl_xor_sync(kernels::cuda::kWholeWarp, sum, offset);
@@ -66,11 +67,16 @@ std::vector<float> Download(const void* data, int64_t size, bool is_bf16) {
   return values;
 }
 
-std::vector<double> ReferenceOf(const float* hidden, const float* norm, const uint16_t* x, const WeightView& weight,
-                                int64_t rows) {
+std::vector<double> ReferenceOf(const Scene& scene, const uint16_t* x, const WeightView& weight, int64_t rows) {
   auto* out = Allocate<double>(rows * weight.rows);
-  Reference<<<dim3(static_cast<unsigned>(weight.rows), static_cast<unsigned>(rows)), 256>>>(
-      hidden, norm, x, static_cast<const uint16_t*>(weight.data), out, static_cast<int>(weight.columns), weight.rows);
+  const dim3 grid(static_cast<unsigned>(weight.rows), static_cast<unsigned>(rows));
+  const float* hidden = x == nullptr ? scene.hidden : nullptr;
+  const cudaError_t launched = kernels::cuda::WithWeightType(weight.type, [&]<WeightType kType>() {
+    Reference<kType>
+        <<<grid, 256>>>(hidden, scene.norm, x, weight.data, out, static_cast<int>(weight.columns), weight.rows);
+    return cudaGetLastError();
+  });
+  Require(launched, "reference");
   std::vector<double> values(static_cast<size_t>(rows * weight.rows));
   Require(cudaMemcpy(values.data(), out, values.size() * 8, cudaMemcpyDeviceToHost), "reference");
   Require(cudaFree(out), "free");
@@ -99,14 +105,15 @@ void CheckAll(const Scene& s, cudaStream_t stream, int64_t rows) {
   const Model& m = s.model;
   const auto sync = [&] { Require(cudaStreamSynchronize(stream), "kernel"); };
   const int64_t qkv_width = m.query_width + 2 * m.kv_width;
+  s.Norm(rows, stream);
   Require(cudaMemset(s.y, 0xff, static_cast<size_t>(rows * qkv_width * 2)), "poison");
   Require(LaunchNormLinear(s.Qkv(0, rows), stream), "qkv");
   sync();
   Report("qkv", m, rows, Download(s.y, rows * qkv_width, true),
-         ReferenceOf(s.hidden, s.norm, nullptr, s.View(s.qkv[0], qkv_width, m.width), rows), 4e-3);
+         ReferenceOf(s, nullptr, s.View(s.qkv[0], 0, qkv_width, m.width), rows), 4e-3);
   for (const auto& [name, args] : {std::pair("o", s.O(0, rows)), std::pair("down", s.Down(0, rows))}) {
     const std::vector<float> before = Download(s.hidden, rows * m.width, false);
-    std::vector<double> expected = ReferenceOf(nullptr, nullptr, s.x, args.weight, rows);
+    std::vector<double> expected = ReferenceOf(s, s.x, args.weight, rows);
     for (size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
     Require(LaunchAddLinear(args, stream), name);
     sync();
@@ -114,8 +121,8 @@ void CheckAll(const Scene& s, cudaStream_t stream, int64_t rows) {
     Require(cudaMemcpy(s.hidden, before.data(), before.size() * 4, cudaMemcpyHostToDevice), "restore");
   }
   const auto gate_up = s.GateUp(0, rows);
-  std::vector<double> expected = ReferenceOf(s.hidden, s.norm, nullptr, gate_up.gate, rows);
-  const std::vector<double> up = ReferenceOf(s.hidden, s.norm, nullptr, gate_up.up, rows);
+  std::vector<double> expected = ReferenceOf(s, nullptr, gate_up.gate, rows);
+  const std::vector<double> up = ReferenceOf(s, nullptr, gate_up.up, rows);
   for (size_t i = 0; i < expected.size(); ++i) expected[i] = expected[i] / (1 + std::exp(-expected[i])) * up[i];
   Require(cudaMemset(s.y, 0xff, static_cast<size_t>(rows * m.inner * 2)), "poison");
   Require(LaunchNormGateUp(gate_up, stream), "gate_up");
@@ -124,13 +131,13 @@ void CheckAll(const Scene& s, cudaStream_t stream, int64_t rows) {
   Require(cudaMemset(s.logits, 0xff, static_cast<size_t>(rows * m.vocab * 4)), "poison");
   Require(LaunchLogits(s.Head(rows), stream), "head");
   sync();
-  Report("head", m, rows, Download(s.logits, rows * m.vocab, false),
-         ReferenceOf(s.hidden, s.norm, nullptr, s.Head(rows).weight, rows), 3e-3);
+  Report("head", m, rows, Download(s.logits, rows * m.vocab, false), ReferenceOf(s, nullptr, s.Head(rows).weight, rows),
+         3e-3);
 }
 
 // Every row of a batch has the bits that it has alone.
 void CheckRowsAlone(const Scene& s, cudaStream_t stream) {
-  const int64_t rows = 13, width = s.model.query_width + 2 * s.model.kv_width;
+  const int64_t rows = 4, width = s.model.query_width + 2 * s.model.kv_width;
   Require(LaunchNormLinear(s.Qkv(0, rows), stream), "qkv");
   Require(cudaStreamSynchronize(stream), "kernel");
   const std::vector<float> together = Download(s.y, rows * width, true);
@@ -156,18 +163,24 @@ void TimeProducts(const Scene& s, cudaStream_t stream, int64_t rows) {
   const Model& m = s.model;
   const Product products[] = {
       {"qkv", m.query_width + 2 * m.kv_width, m.width,
-       [&](int64_t i, cudaStream_t to) { Require(LaunchNormLinear(s.Qkv(i, rows), to), "qkv"); }},
+       [&](int64_t i, cudaStream_t to) {
+         s.Norm(rows, to);
+         Require(LaunchNormLinear(s.Qkv(i, rows), to), "qkv");
+       }},
       {"o", m.width, m.query_width,
        [&](int64_t i, cudaStream_t to) { Require(LaunchAddLinear(s.O(i, rows), to), "o"); }},
       {"gate_up", 2 * m.inner, m.width,
-       [&](int64_t i, cudaStream_t to) { Require(LaunchNormGateUp(s.GateUp(i, rows), to), "gate_up"); }},
+       [&](int64_t i, cudaStream_t to) {
+         s.Norm(rows, to);
+         Require(LaunchNormGateUp(s.GateUp(i, rows), to), "gate_up");
+       }},
       {"down", m.width, m.inner,
        [&](int64_t i, cudaStream_t to) { Require(LaunchAddLinear(s.Down(i, rows), to), "down"); }},
       {"head", m.vocab, m.width, [&](int64_t, cudaStream_t to) { Require(LaunchLogits(s.Head(rows), to), "head"); }}};
   for (const Product& product : products) {
     const float cold = ColdMicroseconds(s, stream, product.work);
     const float graph = GraphMicroseconds(stream, 2 * static_cast<int>(s.num_layers), product.work);
-    const double bytes = 2.0 * static_cast<double>(product.outputs * product.columns);
+    const auto bytes = static_cast<double>(product.outputs * kernels::WeightRowBytes(s.type, product.columns));
     std::printf("%-8s M=%-3lld %-8s cold %7.2f us %5.0f GB/s   graph %7.2f us %5.0f GB/s\n", m.name,
                 static_cast<long long>(rows), product.name, cold, bytes / cold / 1e3, graph, bytes / graph / 1e3);
   }
@@ -177,17 +190,19 @@ void TimeStep(const Scene& s, cudaStream_t stream, int64_t rows) {
   const Model& m = s.model;
   const float us = GraphMicroseconds(stream, 1, [&](int64_t, cudaStream_t to) {
     for (int64_t layer = 0; layer < m.layers; ++layer) {
+      s.Norm(rows, to);
       Require(LaunchNormLinear(s.Qkv(layer, rows), to), "qkv");
       Require(LaunchAddLinear(s.O(layer, rows), to), "o");
+      s.Norm(rows, to);
       Require(LaunchNormGateUp(s.GateUp(layer, rows), to), "gate_up");
       Require(LaunchAddLinear(s.Down(layer, rows), to), "down");
     }
     Require(LaunchLogits(s.Head(rows), to), "head");
   });
-  const double values = static_cast<double>(
-      m.layers * ((m.query_width * 2 + 2 * m.kv_width) * m.width + 3 * m.inner * m.width) + m.vocab * m.width);
+  const int64_t rows_of_width = m.layers * (m.query_width * 2 + 2 * m.kv_width + 3 * m.inner) + m.vocab;
+  const auto bytes = static_cast<double>(rows_of_width * kernels::WeightRowBytes(s.type, m.width));
   std::printf("%-8s M=%-3lld all linear layers of a step: %.3f ms, %.0f GB/s\n", m.name, static_cast<long long>(rows),
-              us / 1e3, 2 * values / us / 1e3);
+              us / 1e3, bytes / us / 1e3);
 }
 
 // The same products where there are more rows.
@@ -201,18 +216,24 @@ class GemmLayer {
         normed_(Allocate<uint16_t>(rows * scene.model.width)),
         inner_(Allocate<uint16_t>(rows * scene.model.inner)) {}
 
-  void Qkv(int64_t i, cudaStream_t on) { Multiply(normed_, Of(s_.qkv, i), s_.y, true, qkv_width_, s_.model.width, on); }
+  void Qkv(int64_t i, cudaStream_t on) {
+    Multiply(normed_, s_.Of(s_.qkv, i), s_.y, true, qkv_width_, s_.model.width, on);
+  }
   void O(int64_t i, cudaStream_t on) {
-    Multiply(s_.x, Of(s_.o, i), s_.hidden, false, s_.model.width, s_.model.query_width, on);
+    Multiply(s_.x, s_.Of(s_.o, i), s_.hidden, false, s_.model.width, s_.model.query_width, on);
   }
   void GateUp(int64_t i, cudaStream_t on) {
-    Multiply(normed_, Of(s_.gate_up, i), s_.y, true, 2 * s_.model.inner, s_.model.width, on);
+    Multiply(normed_, s_.Of(s_.gate_up, i), s_.y, true, 2 * s_.model.inner, s_.model.width, on);
   }
   void Down(int64_t i, cudaStream_t on) {
-    Multiply(inner_, Of(s_.down, i), s_.hidden, false, s_.model.width, s_.model.inner, on);
+    Multiply(inner_, s_.Of(s_.down, i), s_.hidden, false, s_.model.width, s_.model.inner, on);
   }
   void Norm(cudaStream_t on) {
-    Require(LaunchNormRows({.input = s_.Normed(), .out = normed_, .num_rows = rows_, .width = s_.model.width}, on),
+    Require(LaunchNormRows({.input = {.hidden = s_.hidden, .weight = s_.norm, .epsilon = kEpsilon},
+                            .out = normed_,
+                            .num_rows = rows_,
+                            .width = s_.model.width},
+                           on),
             "norm");
   }
   void Gate(cudaStream_t on) {
@@ -233,10 +254,7 @@ class GemmLayer {
   }
 
  private:
-  const uint16_t* Of(const std::vector<uint16_t*>& weights, int64_t i) const {
-    return weights[static_cast<size_t>(i % s_.num_layers)];
-  }
-  void Multiply(const void* x, const uint16_t* weight, void* y, bool is_bf16, int64_t outputs, int64_t columns,
+  void Multiply(const void* x, const void* weight, void* y, bool is_bf16, int64_t outputs, int64_t columns,
                 cudaStream_t on) {
     Require(gemm_.Run({.x = x,
                        .weight = weight,
@@ -269,8 +287,8 @@ void TimeGemmStep(const Scene& s, cudaStream_t stream, CudaGemm* gemm, int64_t r
   layer.Qkv(0, stream);
   sync();
   Report("gemm qkv", m, rows, Download(s.y, rows * qkv_width, true),
-         ReferenceOf(s.hidden, s.norm, nullptr, s.View(s.qkv[0], qkv_width, m.width), rows), 5e-3);
-  std::vector<double> expected = ReferenceOf(nullptr, nullptr, s.x, s.O(0, rows).weight, rows);
+         ReferenceOf(s, nullptr, s.View(s.qkv[0], 0, qkv_width, m.width), rows), 5e-3);
+  std::vector<double> expected = ReferenceOf(s, s.x, s.O(0, rows).weight, rows);
   for (size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
   layer.O(0, stream);
   sync();
@@ -299,20 +317,42 @@ void TimeCopy(const Scene& s, cudaStream_t stream) {
   std::printf("copy of 1 GiB: %.0f GB/s, read and written\n", 2 * 1073741824.0 / us / 1e3);
 }
 
+void TimeDequantize(const Scene& s, cudaStream_t stream) {
+  auto* out = Allocate<uint16_t>(s.model.inner * s.model.width);
+  const float us = ColdMicroseconds(s, stream, [&](int64_t i, cudaStream_t to) {
+    const WeightView weight = s.GateUp(i, 1).up;
+    const kernels::cuda::DequantizeArgs args = {.weight = weight, .first_row = 0, .num_rows = weight.rows, .out = out};
+    Require(kernels::cuda::LaunchDequantize(args, to), "dequantize");
+  });
+  std::printf("%-8s one of gate and up to bf16: cold %.2f us\n", s.model.name, us);
+}
+
 void Run() {
   cudaStream_t stream;
   Require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   auto gemm = CudaGemm::Create({Allocate<uint8_t>(CudaGemm::kWorkspaceBytes), CudaGemm::kWorkspaceBytes});
   Require(gemm.status(), "cublasLt");
   for (const Model& model : {kLlama8B, kSmolLm2}) {
-    const Scene scene(model);
+    const Scene scene(model, WeightType::kBf16);
     Require(cudaDeviceSynchronize(), "fill");
-    for (const int64_t rows : {1, 2, 5, 8, 9, 15, 16}) CheckAll(scene, stream, rows);
+    for (const int64_t rows : {1, 2, 4, 5, 8, 9, 15, 16}) CheckAll(scene, stream, rows);
     CheckRowsAlone(scene, stream);
     if (model.layers == kLlama8B.layers) TimeCopy(scene, stream);
     for (const int64_t rows : {1, 8, 15}) TimeProducts(scene, stream, rows);
     for (const int64_t rows : {1, 2, 4, 8, 15, 16}) TimeStep(scene, stream, rows);
     for (const int64_t rows : {16, 32, 64}) TimeGemmStep(scene, stream, gemm->get(), rows);
+    std::fflush(stdout);
+  }
+  for (const WeightType type : {WeightType::kTiled4, WeightType::kTiled4Min, WeightType::kTiled5,
+                                WeightType::kTiled5Min, WeightType::kTiled6, WeightType::kTiled8}) {
+    std::printf("tiles of %d bits%s\n", kernels::TraitsOfTiles(type).low_bits + kernels::TraitsOfTiles(type).high_bits,
+                kernels::TraitsOfTiles(type).has_min ? " with a minimum" : "");
+    const Scene scene(kLlama8B, type);
+    Require(cudaDeviceSynchronize(), "fill");
+    for (const int64_t rows : {1, 4, 9}) CheckAll(scene, stream, rows);
+    TimeProducts(scene, stream, 1);
+    for (const int64_t rows : {1, 4, 8, 15}) TimeStep(scene, stream, rows);
+    TimeDequantize(scene, stream);
     std::fflush(stdout);
   }
   std::printf("%s\n", all_right ? "all right" : "SOMETHING IS WRONG");

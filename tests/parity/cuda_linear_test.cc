@@ -3,26 +3,26 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <iterator>
 
 #include "engine/backend/cuda_backend.h"
 #include "engine/backend/cuda_gemm.h"
 #include "engine/kernels/cuda/linear.h"
+#include "engine/kernels/weight_tiles.h"
 #include "tests/engine/kernels/kernel_test_support.h"
 
 namespace farspan::kernels::cuda {
 namespace {
 
 constexpr float kEpsilon = 1e-5f;
+constexpr WeightType kStreamedTypes[] = {WeightType::kBf16,   WeightType::kTiled4,    WeightType::kTiled4Min,
+                                         WeightType::kTiled5, WeightType::kTiled5Min, WeightType::kTiled6,
+                                         WeightType::kTiled8};
 constexpr double kBf16Error = 0x1p-8;
 
-float FromBf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
+float FromBf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
 struct Shape {
   int64_t outputs, columns;
@@ -67,13 +67,18 @@ class CudaLinearTest : public ::testing::Test {
     view.data = Put(weight.bytes);
     return view;
   }
-  Shape RandomShape() { return {random_.Integer(1, 300), 8 * random_.Integer(1, 200)}; }
+  WeightType RandomType() { return kStreamedTypes[random_.Integer(0, std::ssize(kStreamedTypes) - 1)]; }
+  int64_t RandomOutputs(int64_t most) {
+    return IsTiled(type_) ? kTileRows * random_.Integer(1, most / kTileRows) : random_.Integer(1, most);
+  }
+  int64_t RandomColumns(int64_t most) {
+    return IsTiled(type_) ? kTileColumns * random_.Integer(1, most / kTileColumns) : 8 * random_.Integer(1, most / 8);
+  }
+  Shape RandomShape() { return {RandomOutputs(300), RandomColumns(1600)}; }
   std::vector<uint16_t> RandomBf16(int64_t size) {
     std::vector<uint16_t> values;
     for (const float value : random_.Reals(size, -2, 2)) {
-      uint32_t bits;
-      std::memcpy(&bits, &value, sizeof(bits));
-      values.push_back(static_cast<uint16_t>(bits >> 16));
+      values.push_back(static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16));
     }
     return values;
   }
@@ -130,14 +135,16 @@ class CudaLinearTest : public ::testing::Test {
 };
 
 TEST_F(CudaLinearTest, JoinedProductsOfNormedRows) {
-  for (int trial = 0; trial < 30; ++trial) {
-    const int64_t rows = random_.Integer(1, kMaxStreamedRows), columns = RandomShape().columns;
+  for (int trial = 0; trial < 40; ++trial) {
+    type_ = RandomType();
+    const int64_t rows = random_.Integer(1, kMaxStreamedRows), columns = 64 * random_.Integer(1, 25);
     const Stream stream = MakeStream(rows, columns);
     NormLinearArgs args = {.input = stream.on_device, .weights = {}, .num_weights = 3, .y = nullptr, .num_rows = rows};
     std::vector<RandomWeight> weights;
     int64_t outputs = 0;
     for (int64_t i = 0; i < args.num_weights; ++i) {
-      weights.push_back(Weight({random_.Integer(1, 120), columns}));
+      if (random_.OneIn(4)) type_ = RandomType();
+      weights.push_back(Weight({RandomOutputs(120), columns}));
       args.weights[i] = OnDevice(weights.back());
       outputs += weights.back().view.rows;
     }
@@ -160,7 +167,8 @@ TEST_F(CudaLinearTest, JoinedProductsOfNormedRows) {
 }
 
 TEST_F(CudaLinearTest, GatedProductsOfNormedRows) {
-  for (int trial = 0; trial < 30; ++trial) {
+  for (int trial = 0; trial < 40; ++trial) {
+    type_ = RandomType();
     const int64_t rows = random_.Integer(1, kMaxStreamedRows);
     const Shape shape = RandomShape();
     const Stream stream = MakeStream(rows, shape.columns);
@@ -183,8 +191,15 @@ TEST_F(CudaLinearTest, GatedProductsOfNormedRows) {
 }
 
 TEST_F(CudaLinearTest, ProductsAddedToTheResidualStream) {
-  for (const Shape& shape : {Shape{576, 576}, Shape{576, 1536}, Shape{96, 14336}, Shape{40, 12288}, RandomShape(),
-                             RandomShape(), RandomShape(), RandomShape()}) {
+  std::vector<std::pair<WeightType, Shape>> cases;
+  for (const WeightType type : kStreamedTypes) {
+    type_ = type;
+    for (const Shape& shape : {Shape{576, 576}, Shape{192, 1536}, Shape{32, 14336}, RandomShape(), RandomShape()}) {
+      cases.emplace_back(type, shape);
+    }
+  }
+  for (const auto& [type, shape] : cases) {
+    type_ = type;
     const int64_t rows = random_.Integer(1, kMaxStreamedRows);
     const RandomWeight weight = Weight(shape);
     const std::vector<uint16_t> x = RandomBf16(rows * shape.columns);
@@ -206,7 +221,8 @@ TEST_F(CudaLinearTest, ProductsAddedToTheResidualStream) {
 }
 
 TEST_F(CudaLinearTest, LogitsOfChosenRows) {
-  for (int trial = 0; trial < 20; ++trial) {
+  for (int trial = 0; trial < 30; ++trial) {
+    type_ = RandomType();
     const int64_t rows = random_.Integer(1, kMaxStreamedRows), hidden_rows = rows + random_.Integer(0, 20);
     const Shape shape = RandomShape();
     const Stream stream = MakeStream(hidden_rows, shape.columns);
@@ -234,7 +250,9 @@ TEST_F(CudaLinearTest, LogitsOfChosenRows) {
 }
 
 TEST_F(CudaLinearTest, ARowHasTheSameBitsAloneAndInAnyBatch) {
-  for (const Shape& shape : {Shape{64, 4096}, Shape{48, 14336}, RandomShape(), RandomShape()}) {
+  for (int trial = 0; trial < 8; ++trial) {
+    type_ = trial == 0 ? WeightType::kBf16 : RandomType();
+    const Shape shape = trial % 3 == 0 ? Shape{64, 4096} : trial % 3 == 1 ? Shape{48, 14336} : RandomShape();
     const RandomWeight weight = Weight(shape);
     const WeightView view = OnDevice(weight);
     const std::vector<uint16_t> x = RandomBf16(kMaxStreamedRows * shape.columns);
@@ -266,6 +284,43 @@ TEST_F(CudaLinearTest, ShapesBeyondTheKernelAreRefused) {
   wrong = right;
   wrong.num_rows = kMaxStreamedRows + 1;
   EXPECT_EQ(LaunchAddLinear(wrong, nullptr), cudaErrorInvalidValue);
+}
+
+TEST_F(CudaLinearTest, NormedRowsMayBeGiven) {
+  for (int trial = 0; trial < 20; ++trial) {
+    type_ = RandomType();
+    const int64_t rows = random_.Integer(1, kMaxStreamedRows);
+    const Shape shape = RandomShape();
+    const RandomWeight weight = Weight(shape);
+    const std::vector<uint16_t> x = RandomBf16(rows * shape.columns);
+    auto* y = Put(PoisonBf16(rows * shape.outputs));
+    const NormLinearArgs args = {
+        .input = {.normed = Put(x)}, .weights = {OnDevice(weight)}, .num_weights = 1, .y = y, .num_rows = rows};
+    ASSERT_EQ(LaunchNormLinear(args, nullptr), cudaSuccess);
+    const std::vector<float> got = GetBf16(y, rows * shape.outputs);
+    for (int64_t at = 0; at < rows * shape.outputs; ++at) {
+      const Product expected = Multiply(RowOf(x, at / shape.outputs, shape.columns), weight, at % shape.outputs);
+      ASSERT_NEAR(got[static_cast<size_t>(at)], expected.sum, kBf16Error * (expected.magnitude + 1e-3)) << "at " << at;
+    }
+  }
+}
+
+TEST_F(CudaLinearTest, TilesToBf16) {
+  for (const WeightType type : kStreamedTypes) {
+    if (!IsTiled(type)) continue;
+    type_ = type;
+    const Shape shape = {64, RandomColumns(1600)};
+    const RandomWeight weight = Weight(shape);
+    const int64_t first = 16 * random_.Integer(0, 3), rows = 64 - first;
+    auto* out = Put(PoisonBf16(rows * shape.columns));
+    ASSERT_EQ(LaunchDequantize({.weight = OnDevice(weight), .first_row = first, .num_rows = rows, .out = out}, nullptr),
+              cudaSuccess);
+    const std::vector<float> got = GetBf16(out, rows * shape.columns);
+    for (size_t i = 0; i < got.size(); ++i) {
+      const double expected = weight.values[static_cast<size_t>(first * shape.columns) + i];
+      ASSERT_NEAR(got[i], expected, kBf16Error * std::fabs(expected) + 1e-7) << static_cast<int>(type) << " at " << i;
+    }
+  }
 }
 
 TEST_F(CudaLinearTest, NormedAndGatedRows) {

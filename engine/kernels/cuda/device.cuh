@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "engine/kernels/args.h"
+#include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels::cuda {
 
@@ -92,7 +93,7 @@ __device__ inline uint16_t ToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// Value `column` of a row of weights.
+// Value `column` of a row of weights that are not tiled.
 template <WeightType kType>
 __device__ inline float LoadWeight(const uint8_t* row, int64_t column) {
   if constexpr (kType == WeightType::kF32) return reinterpret_cast<const float*>(row)[column];
@@ -106,6 +107,23 @@ __device__ inline float LoadWeight(const uint8_t* row, int64_t column) {
   const int value = i < kQuantBlock / 2 ? byte & 0x0f : byte >> 4;
   if constexpr (kType == WeightType::kQ4_1) return fmaf(scale, static_cast<float>(value), LoadHalf(bytes + 2));
   return scale * static_cast<float>(value - 8);
+}
+
+// A value of a matrix of any type.
+template <WeightType kType>
+__device__ inline float LoadWeightAt(const void* data, int64_t columns, int64_t row, int64_t column) {
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  if constexpr (IsTiled(kType)) {
+    constexpr TileTraits kTraits = TraitsOfTiles(kType);
+    const uint8_t* tile = bytes + TileOffset(kTraits, columns, row, column);
+    const TilePlace place =
+        TilePlace::At(kTraits, static_cast<int>(row % kTileRows), static_cast<int>(column % kTileColumns));
+    const auto level = static_cast<float>(TileLevel(kTraits, tile, place) - kTraits.offset);
+    const uint8_t* scale = tile + kTraits.scales_at() + place.scale_index(kTraits) * (kTraits.has_min ? 4 : 2);
+    return kTraits.has_min ? fmaf(LoadHalf(scale), level, LoadHalf(scale + 2)) : LoadHalf(scale) * level;
+  } else {
+    return LoadWeight<kType>(bytes + row * WeightRowBytes(kType, columns), column);
+  }
 }
 
 // Calls body with the type as a compile-time constant.
@@ -122,6 +140,18 @@ cudaError_t WithWeightType(WeightType type, const Body& body) {
       return body.template operator()<WeightType::kQ4_1>();
     case WeightType::kQ8_0:
       return body.template operator()<WeightType::kQ8_0>();
+    case WeightType::kTiled4:
+      return body.template operator()<WeightType::kTiled4>();
+    case WeightType::kTiled4Min:
+      return body.template operator()<WeightType::kTiled4Min>();
+    case WeightType::kTiled5:
+      return body.template operator()<WeightType::kTiled5>();
+    case WeightType::kTiled5Min:
+      return body.template operator()<WeightType::kTiled5Min>();
+    case WeightType::kTiled6:
+      return body.template operator()<WeightType::kTiled6>();
+    case WeightType::kTiled8:
+      return body.template operator()<WeightType::kTiled8>();
   }
   return cudaErrorInvalidValue;
 }

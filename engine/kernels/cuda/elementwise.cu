@@ -21,15 +21,15 @@ __global__ void EmbedKernel(EmbedArgs args) {
   const int64_t first = GlobalThread() * kValues, width = args.table.columns;
   if (first >= args.num_rows * width) return;
   const int64_t token = args.token_ids[first / width], column = first % width;
-  const uint8_t* row = static_cast<const uint8_t*>(args.table.data) + token * WeightRowBytes(kType, width);
+  const void* table = args.table.data;
   if constexpr (kValues == 1) {
-    args.out[first] = LoadWeight<kType>(row, column);
+    args.out[first] = LoadWeightAt<kType>(table, width, token, column);
   } else if constexpr (kType == WeightType::kBf16) {
-    Store8(args.out + first, Load8(reinterpret_cast<const __nv_bfloat16*>(row) + column));
+    Store8(args.out + first, Load8(static_cast<const __nv_bfloat16*>(table) + token * width + column));
   } else {
     Values8 values;
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) values.at[i] = LoadWeight<kType>(row, column + i);
+    for (int i = 0; i < kValues; ++i) values.at[i] = LoadWeightAt<kType>(table, width, token, column + i);
     Store8(args.out + first, values);
   }
 }

@@ -20,11 +20,10 @@ __global__ void LinearKernel(PlainLinearArgs args) {
   const int64_t columns = args.weight.columns;
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kRowsPerTile;
   const int64_t num_rows = min(static_cast<int64_t>(kRowsPerTile), args.num_rows - first_row);
-  const uint8_t* weights = static_cast<const uint8_t*>(args.weight.data) + output * WeightRowBytes(kType, columns);
   const uint16_t* x = static_cast<const uint16_t*>(args.x) + first_row * columns;
   float sums[kRowsPerTile] = {};
   for (int64_t k = threadIdx.x; k < columns; k += kWarpThreads) {
-    const float weight = LoadWeight<kType>(weights, k);
+    const float weight = LoadWeightAt<kType>(args.weight.data, columns, output, k);
 #pragma unroll
     for (int r = 0; r < kRowsPerTile; ++r) {
       if (r < num_rows) sums[r] = fmaf(LoadBf16(x, r * columns + k), weight, sums[r]);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrix products of a layer for few rows, fused with what stands before and after them: each weight is read once,
-// at the speed of memory. Weights are bf16; activations bf16, the residual stream and logits float32; sums are float32
-// in an order that follows from the weights' shape alone, so a row's result is the same in any batch.
-// Device pointers, 16-byte aligned. Launches enqueue only, overlap their predecessor's tail and fit CUDA graphs.
+// at the speed of memory. Weights are bf16 or tiled; activations bf16, the residual stream and logits float32; sums are
+// float32 in an order that follows from the weights' shape alone, so a row's result is the same in any batch. Device
+// pointers, 16-byte aligned. Launches enqueue only, overlap their predecessor's tail and fit CUDA graphs.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,6 +21,9 @@ struct NormedRows {
   const float* weight = nullptr;  // [columns]
   float epsilon = 0;
   const int64_t* rows = nullptr;  // [num_rows], which of hidden's rows; null: the first num_rows
+  // bf16 [num_rows][columns]: the normed rows, where they are known; the rest is then not looked at. Each block norms
+  // the rows for itself, which for more than a few costs more than a kernel that norms them once.
+  const void* normed = nullptr;
 };
 
 // y[r] = the products of norm(hidden[r]) with every weight, one after the other.
@@ -41,12 +44,13 @@ struct NormGateUpArgs {
   int64_t num_rows;
 };
 
-// cudaErrorInvalidValue: more than kMaxStreamedRows rows, weights that are not bf16, columns that are not a multiple of
-// 8, or normed rows that do not fit into one block's shared memory.
+// cudaErrorInvalidValue: more than kMaxStreamedRows rows, weights of other types, columns that are not a multiple of 8
+// (64 for tiles), gate and up of different types, or normed rows that do not fit into one block's shared memory.
 cudaError_t LaunchNormLinear(const NormLinearArgs& args, cudaStream_t stream);
 cudaError_t LaunchNormGateUp(const NormGateUpArgs& args, cudaStream_t stream);
 cudaError_t LaunchAddLinear(const AddLinearArgs& args, cudaStream_t stream);
-cudaError_t LaunchLogits(const LogitsArgs& args, cudaStream_t stream);  // leaves `normed` alone
+// Leaves `normed` alone; without `hidden` it holds the chosen rows, normed.
+cudaError_t LaunchLogits(const LogitsArgs& args, cudaStream_t stream);
 
 // y[r][n] = sum over k of x[r][k] * weight[n][k] for weights of every type and any number of rows, slowly.
 struct PlainLinearArgs {
@@ -59,6 +63,17 @@ struct PlainLinearArgs {
   int64_t y_stride;
 };
 cudaError_t LaunchPlainLinear(const PlainLinearArgs& args, cudaStream_t stream);
+
+// out[n][k] = bf16(weight[first_row + n][k]) of tiled weights, for products of many rows. first_row and num_rows are
+// multiples of 16.
+struct DequantizeArgs {
+  WeightView weight;
+  int64_t first_row;
+  int64_t num_rows;
+  void* out;  // bf16 [num_rows][weight.columns]
+};
+cudaError_t LaunchDequantize(const DequantizeArgs& args, cudaStream_t stream);
+cudaError_t LaunchPackTiles(const PackTilesArgs& args, cudaStream_t stream);
 
 // What stands between the products where there are more rows.
 // out[r][i] = bf16(hidden[r][i] / sqrt(mean(hidden[r]^2) + epsilon) * weight[i]); width is a multiple of 8.

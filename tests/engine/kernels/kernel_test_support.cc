@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "engine/kernels/cpu/number_formats.h"
+#include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels {
 namespace {
@@ -73,6 +74,39 @@ void AppendFloat(WeightType type, Random* random, RandomWeight* weight) {
   weight->values.push_back(static_cast<double>(std::bit_cast<float>(bits)));
 }
 
+RandomWeight MakeTiles(WeightType type, int64_t rows, int64_t columns, Random* random) {
+  const TileTraits traits = TraitsOfTiles(type);
+  RandomWeight weight;
+  weight.bytes.assign(static_cast<size_t>(rows * WeightRowBytes(type, columns)), 0);
+  weight.values.resize(static_cast<size_t>(rows * columns));
+  std::vector<Half> scales(static_cast<size_t>(columns)), mins = scales;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      uint8_t* tile = weight.bytes.data() + TileOffset(traits, columns, row, column);
+      const TilePlace place =
+          TilePlace::At(traits, static_cast<int>(row % kTileRows), static_cast<int>(column % kTileColumns));
+      const auto group = static_cast<size_t>(column / traits.group_columns);
+      if (column % traits.group_columns == 0) {
+        scales[group] = RandomHalf(random);
+        mins[group] = RandomHalf(random);
+        uint8_t* at = tile + traits.scales_at() + place.scale_index(traits) * (traits.has_min ? 4 : 2);
+        std::vector<uint8_t> halves;
+        AppendHalf(scales[group], &halves);
+        if (traits.has_min) AppendHalf(mins[group], &halves);
+        std::copy(halves.begin(), halves.end(), at);
+      }
+      const int bits = traits.low_bits + traits.high_bits;
+      const auto level = static_cast<int>(random->Integer(bits == 8 ? -128 : 0, bits == 8 ? 127 : (1 << bits) - 1));
+      SetTileLevel(traits, tile, place, level);
+      weight.values[static_cast<size_t>(row * columns + column)] = traits.has_min
+                                                                       ? scales[group].value * level + mins[group].value
+                                                                       : scales[group].value * (level - traits.offset);
+    }
+  }
+  weight.view = {.data = weight.bytes.data(), .type = type, .rows = rows, .columns = columns};
+  return weight;
+}
+
 }  // namespace
 
 Random::Random() {
@@ -104,6 +138,7 @@ std::vector<const KernelTable*> KernelLevels() {
 }
 
 RandomWeight MakeWeight(WeightType type, int64_t rows, int64_t columns, Random* random) {
+  if (IsTiled(type)) return MakeTiles(type, rows, columns, random);
   RandomWeight weight;
   const bool quantised = type == WeightType::kQ4_0 || type == WeightType::kQ4_1 || type == WeightType::kQ8_0;
   for (int64_t i = 0; i < rows * columns; i += quantised ? kQuantBlock : 1) {

@@ -3,13 +3,16 @@
 
 #include <cmath>
 
+#include "engine/kernels/weight_tiles.h"
 #include "tests/engine/kernels/kernel_test_support.h"
 
 namespace farspan::kernels {
 namespace {
 
-constexpr WeightType kAllTypes[] = {WeightType::kF32, WeightType::kBf16, WeightType::kQ4_0, WeightType::kQ4_1,
-                                    WeightType::kQ8_0};
+constexpr WeightType kAllTypes[] = {WeightType::kF32,       WeightType::kBf16,   WeightType::kQ4_0,
+                                    WeightType::kQ4_1,      WeightType::kQ8_0,   WeightType::kTiled4,
+                                    WeightType::kTiled4Min, WeightType::kTiled5, WeightType::kTiled5Min,
+                                    WeightType::kTiled6,    WeightType::kTiled8};
 
 struct Problem {
   RandomWeight weight;
@@ -21,9 +24,13 @@ struct Problem {
 
 Problem MakeProblem(WeightType type, Random* random) {
   const bool quantised = type != WeightType::kF32 && type != WeightType::kBf16;
-  const int64_t columns = quantised ? 32 * random->Integer(1, 20) : random->Integer(1, 300);
+  const bool tiled = IsTiled(type);
+  const int64_t columns = tiled       ? kTileColumns * random->Integer(1, 8)
+                          : quantised ? 32 * random->Integer(1, 20)
+                                      : random->Integer(1, 300);
   Problem problem;
-  problem.weight = MakeWeight(type, random->Integer(1, 150), columns, random);
+  const int64_t outputs = tiled ? kTileRows * random->Integer(1, 8) : random->Integer(1, 150);
+  problem.weight = MakeWeight(type, outputs, columns, random);
   problem.num_rows = random->Integer(1, 20);
   problem.x = random->Reals(problem.num_rows * columns, -2, 2);
   problem.old_y = random->Reals(problem.num_rows * problem.weight.view.rows, -1, 1);

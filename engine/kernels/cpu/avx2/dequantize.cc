@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/kernels/cpu/avx2/blocks.h"
+#include "engine/kernels/cpu/portable/kernels.h"
 
 namespace farspan::kernels::avx2 {
 namespace {
@@ -41,6 +42,8 @@ void DequantizeRow(const WeightView& weight, int64_t row, float* scales, float* 
       return WidenBlocks<WeightType::kQ4_1>(bytes, weight.columns, scales, out);
     case WeightType::kQ8_0:
       return WidenBlocks<WeightType::kQ8_0>(bytes, weight.columns, scales, out);
+    default:
+      return portable::DequantizeRow(weight, row, out);  // tiles, whose rows are whole vectors
   }
 }
 

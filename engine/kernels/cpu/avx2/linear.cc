@@ -7,6 +7,7 @@
 #include "engine/kernels/cpu/avx2/blocks.h"
 #include "engine/kernels/cpu/avx2/kernels.h"
 #include "engine/kernels/cpu/avx2/simd.h"
+#include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels::avx2 {
 namespace {
@@ -23,7 +24,7 @@ constexpr int64_t kPrefetchBytes = 1024;
 int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-bool Streams(const LinearArgs& args) { return args.num_rows <= kMaxStreamedRows; }
+bool Streams(const LinearArgs& args) { return args.num_rows <= kMaxStreamedRows && !IsTiled(args.weight.type); }
 
 // Enough tasks to share out, yet each worth handing out.
 int64_t StreamedOutputs(const LinearArgs& args) {
@@ -215,6 +216,8 @@ void RunStreamed(const LinearArgs& args, int64_t begin, int64_t end, float* scal
       return StreamRows<WeightType::kQ4_1>(args, begin, end, scales);
     case WeightType::kQ8_0:
       return StreamRows<WeightType::kQ8_0>(args, begin, end, scales);
+    default:
+      return;
   }
 }
 

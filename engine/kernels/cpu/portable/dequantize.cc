@@ -4,6 +4,7 @@
 
 #include "engine/kernels/cpu/number_formats.h"
 #include "engine/kernels/cpu/portable/kernels.h"
+#include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels::portable {
 namespace {
@@ -50,9 +51,22 @@ void WidenBf16(const uint8_t* row, int64_t columns, float* out) {
   }
 }
 
+void DequantizeTiles(const WeightView& weight, int64_t row, float* out) {
+  const TileTraits traits = TraitsOfTiles(weight.type);
+  for (int64_t column = 0; column < weight.columns; ++column) {
+    const uint8_t* tile = static_cast<const uint8_t*>(weight.data) + TileOffset(traits, weight.columns, row, column);
+    const TilePlace place =
+        TilePlace::At(traits, static_cast<int>(row % kTileRows), static_cast<int>(column % kTileColumns));
+    const auto level = static_cast<float>(TileLevel(traits, tile, place) - traits.offset);
+    const uint8_t* scale = tile + traits.scales_at() + place.scale_index(traits) * (traits.has_min ? 4 : 2);
+    out[column] = traits.has_min ? LoadHalf(scale) * level + LoadHalf(scale + 2) : LoadHalf(scale) * level;
+  }
+}
+
 }  // namespace
 
 void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
+  if (IsTiled(weight.type)) return DequantizeTiles(weight, row, out);
   const uint8_t* bytes = static_cast<const uint8_t*>(weight.data) + row * WeightRowBytes(weight.type, weight.columns);
   switch (weight.type) {
     case WeightType::kF32:
@@ -66,6 +80,8 @@ void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
       return DequantizeQ41(bytes, weight.columns, out);
     case WeightType::kQ8_0:
       return DequantizeQ80(bytes, weight.columns, out);
+    default:
+      return;
   }
 }
 

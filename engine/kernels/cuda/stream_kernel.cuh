@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel that streams weights past few rows, for any format of weights, and its launch. Weights come by cp.async
+// through a ring of stages that each warp has for itself, several steps ahead and across tiles, so that memory is never
+// idle while sums are exchanged; the ring is filled before the previous kernel has ended, since weights do not change.
+//
+// Weights is a format:
+//   kStepColumns, kStageBytes  columns and bytes of one tile in a stage
+//   kWarpColumns, NextColumn   where a warp's first step begins, in warps, and its next after that at a column
+//   kSharesStages              whether lanes read what others asked for
+//   kColumnsInHalves           whether a lane's columns are four of each half of a chunk, else eight in a row
+//   kNeedsXSums                whether Multiply wants the sums of x over a chunk
+//   kGatesByTiles              whether a gated product takes a tile of each weight
+//   Place                      a warp's place in a tile: asks for the bytes of a step
+//   Multiply                   adds the products of one chunk of a stage
+#pragma once
+
+#include "engine/kernels/cuda/stream_params.cuh"
+
+namespace farspan::kernels::cuda {
+
+// Two tiles a step where rows of x stream: each of their bytes then serves twice as many weights. Also where a gated
+// product's weights are tiled: their rows come by 16, so that a step takes a tile of each.
+template <typename WeightsOf, StreamInput kInputOf, int kFragmentsOf, int kTilesOf>
+struct Ring {
+  using Weights = WeightsOf;
+  static constexpr StreamInput kInput = kInputOf;
+  static constexpr int kFragments = kFragmentsOf, kTiles = kTilesOf;
+  static constexpr bool kPaired = kTiles == 2 && kInput != StreamInput::kStreamed;
+  static constexpr int kChunks = Weights::kStepColumns / kChunkColumns;
+  static constexpr int kWeightBytes = kTiles * Weights::kStageBytes;
+  static constexpr int kFragmentBytes = kWarpThreads * kVectorBytes;
+  static constexpr int kXBytes = kInput == StreamInput::kStreamed ? kChunks * kFragments * kFragmentBytes : 0;
+  static constexpr int kStageBytes = kWeightBytes + kXBytes;
+  static constexpr int kBudgetBytes = kInput == StreamInput::kStreamed ? 12288 : kFragments == 1 ? 8192 : 4096;
+  static constexpr int kStages = kBudgetBytes / kStageBytes < 8 ? kBudgetBytes / kStageBytes : 8;
+};
+
+// Asks for the steps of a warp in order, through all tiles of its block.
+template <typename R>
+class WeightStream {
+ public:
+  using Weights = typename R::Weights;
+
+  __device__ WeightStream(const StreamParams& params, uint32_t ring)
+      : params_(params),
+        ring_(ring),
+        column_(Warp() * Weights::kWarpColumns),
+        tile_(static_cast<int>(blockIdx.x) * R::kTiles) {
+    Seek();
+  }
+
+  __device__ bool HasStep() const {
+    return tile_ < params_.num_tiles && Warp() * Weights::kWarpColumns < params_.columns;
+  }
+
+  __device__ void AskForWeights(int stage) {
+    if (!HasStep()) return;
+#pragma unroll
+    for (int i = 0; i < R::kTiles; ++i) {
+      places_[i].Ask(params_, ring_ + stage * R::kStageBytes + i * Weights::kStageBytes, column_);
+    }
+  }
+
+  __device__ void AskForX(int stage, int step_column) {
+    const int group = Lane() / 4;
+#pragma unroll
+    for (int chunk = 0; chunk < R::kChunks; ++chunk) {
+      const int column = step_column + chunk * kChunkColumns + Lane() % 4 * 8;
+#pragma unroll
+      for (int i = 0; i < R::kFragments; ++i) {
+        const int row = i * kRowsPerFragment + group;
+        const bool inside = column < params_.columns && row < params_.num_rows;
+        const int64_t offset = inside ? (static_cast<int64_t>(row) * params_.columns + column) * 2 : 0;
+        CopyAsync(ring_ + stage * R::kStageBytes + R::kWeightBytes + (chunk * R::kFragments + i) * R::kFragmentBytes +
+                      Lane() * kVectorBytes,
+                  static_cast<const uint8_t*>(params_.x) + offset, inside);
+      }
+    }
+  }
+
+  // The whole next step.
+  __device__ void Ask(int stage) {
+    AskForWeights(stage);
+    if constexpr (R::kInput == StreamInput::kStreamed) {
+      if (HasStep()) AskForX(stage, column_);
+    }
+    Advance();
+  }
+
+  __device__ void Advance() {
+    if (!HasStep()) return;
+    column_ = Weights::NextColumn(column_);
+    if (column_ < params_.columns) return;
+    column_ = Warp() * Weights::kWarpColumns;
+    tile_ += static_cast<int>(gridDim.x) * R::kTiles;
+    Seek();
+  }
+
+  __device__ int column() const { return column_; }
+
+ private:
+  __device__ void Seek() {
+#pragma unroll
+    for (int i = 0; i < R::kTiles; ++i) places_[i].Seek(params_, tile_ + i);
+  }
+
+  const StreamParams& params_;
+  const uint32_t ring_;
+  int column_;  // first of the next step
+  int tile_;
+  typename Weights::Place places_[R::kTiles];
+};
+
+// Fills the ring: weights before the previous kernel has ended, rows of x after it.
+template <typename R>
+__device__ void FillRing(WeightStream<R>& stream, int columns) {
+  int x_columns[R::kStages];
+#pragma unroll
+  for (int stage = 0; stage < R::kStages; ++stage) {
+    stream.AskForWeights(stage);
+    x_columns[stage] = stream.HasStep() ? stream.column() : columns;
+    stream.Advance();
+    if constexpr (R::kInput != StreamInput::kStreamed) CommitCopies();
+  }
+  WaitForPrevious();
+  if constexpr (R::kInput == StreamInput::kStreamed) {
+#pragma unroll
+    for (int stage = 0; stage < R::kStages; ++stage) stream.AskForX(stage, x_columns[stage]);
+#pragma unroll
+    for (int stage = 0; stage < R::kStages; ++stage) CommitCopies();
+  }
+}
+
+// The fragment of x for one chunk and 8 rows, `row` being the lane's; zeros beyond the last.
+template <typename R>
+__device__ uint4 LoadFragment(const StreamParams& params, uint32_t slot, uint32_t x_shared, int chunk, int fragment,
+                              int column) {
+  constexpr bool kStreamed = R::kInput == StreamInput::kStreamed;
+  const int row = fragment * kRowsPerFragment + Lane() / 4, part = Lane() % 4;
+  const uint32_t slots = slot + R::kWeightBytes + (chunk * R::kFragments + fragment) * R::kFragmentBytes;
+  const uint32_t begin =
+      kStreamed ? slots + Lane() / 4 * 4 * kVectorBytes : x_shared + row * params.x_stride_bytes + column * 2;
+  if (!kStreamed && row >= params.num_rows) return {0, 0, 0, 0};
+  if constexpr (R::Weights::kColumnsInHalves) {
+    const uint2 first = LoadShared8(begin + part * 8), second = LoadShared8(begin + 32 + part * 8);
+    return {first.x, first.y, second.x, second.y};
+  }
+  return LoadShared(begin + part * kVectorBytes);
+}
+
+template <typename R>
+__device__ void MultiplyStep(const StreamParams& params, uint32_t slot, uint32_t x_shared, int column,
+                             float (&sums)[R::kTiles][2][R::kFragments][4]) {
+#pragma unroll
+  for (int chunk = 0; chunk < R::kChunks; ++chunk) {
+    uint4 x[R::kFragments];
+    float x_sums[R::kFragments][4] = {};
+#pragma unroll
+    for (int i = 0; i < R::kFragments; ++i) {
+      x[i] = LoadFragment<R>(params, slot, x_shared, chunk, i, column + chunk * kChunkColumns);
+      if constexpr (R::Weights::kNeedsXSums) SumFragment(x[i], x_sums[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < R::kTiles; ++i) {
+      R::Weights::template Multiply<R::kFragments>(slot + i * R::Weights::kStageBytes, chunk, x, x_sums, sums[i]);
+    }
+  }
+}
+
+// The sums of a step's tiles become outputs.
+template <typename R>
+__device__ void FinishStep(const StreamParams& params, const float (&sums)[R::kTiles][2][R::kFragments][4],
+                           const OutputPlace (&places)[R::kTiles], const float (&old)[R::kTiles], float factor,
+                           float* partials, int* parity) {
+  const int size = NumWarps() * params.num_rows * kTileOutputs;
+  if constexpr (R::kPaired) {
+    StorePartials<R::kFragments>(params, sums[0][0], sums[0][1], partials);
+    StorePartials<R::kFragments>(params, sums[1][0], sums[1][1], partials + size);
+    __syncthreads();
+    if (places[0].exists) WriteOutput(params, places[0], partials, partials + size, factor, 0);
+    __syncthreads();
+  } else {
+#pragma unroll
+    for (int i = 0; i < R::kTiles; ++i, *parity ^= 1) {
+      float* const own = partials + *parity * size;
+      StorePartials<R::kFragments>(params, sums[i][0], sums[i][1], own);
+      __syncthreads();
+      if (places[i].exists) WriteOutput(params, places[i], own, own + kTileOutputs / 2, factor, old[i]);
+    }
+  }
+}
+
+template <typename R>
+__global__ void __launch_bounds__(kMaxWarps* kWarpThreads, 1)
+    StreamKernel(const __grid_constant__ StreamParams params) {
+  using Weights = typename R::Weights;
+  extern __shared__ __align__(128) uint8_t shared[];
+  uint8_t* x_rows = shared + NumWarps() * R::kStages * R::kStageBytes;
+  auto* partials = reinterpret_cast<float*>(x_rows + (R::kInput == StreamInput::kStreamed ? 0 : XBytes(params)));
+  // Needed until the factors are known, before the second tile's partial sums come.
+  auto* squares = reinterpret_cast<float(*)[kMaxSegments]>(partials + NumWarps() * params.num_rows * kTileOutputs);
+  const uint32_t ring = SharedAddress(shared) + Warp() * R::kStages * R::kStageBytes;
+
+  // Where the ring holds nearly all, the next kernel's blocks would only be in the way of this one's start.
+  if (NumWarps() == kMaxWarps) LetNextStart();
+  if constexpr (R::kInput == StreamInput::kNormed) PrefetchNormWeights(params);
+  WeightStream<R> stream(params, ring);
+  FillRing(stream, params.columns);
+  if (NumWarps() < kMaxWarps) LetNextStart();
+  if constexpr (R::kInput == StreamInput::kNormed) StageNormedRows(params, x_rows, squares);
+  if constexpr (R::kInput == StreamInput::kShared) StageRows(params, x_rows);
+  __syncthreads();
+  float factor = 1;
+  if constexpr (R::kInput == StreamInput::kNormed) {
+    const OutputPlace place = PlaceOfThread<R::kPaired>(params, 0);
+    if (place.row < params.num_rows) factor = NormFactor(params, squares[place.row]);
+    if constexpr (R::kPaired) __syncthreads();
+  }
+  const int step = static_cast<int>(gridDim.x) * R::kTiles;
+  int stage = 0, parity = 0;
+  for (int tile = static_cast<int>(blockIdx.x) * R::kTiles; tile < params.num_tiles; tile += step) {
+    OutputPlace places[R::kTiles];
+    float old[R::kTiles];
+#pragma unroll
+    for (int i = 0; i < R::kTiles; ++i) {
+      places[i] = PlaceOfThread<R::kPaired>(params, tile + i);
+      old[i] = OldValue(params, places[i]);
+    }
+    float sums[R::kTiles][2][R::kFragments][4] = {};
+    for (int column = Warp() * Weights::kWarpColumns; column < params.columns; column = Weights::NextColumn(column)) {
+      WaitForCopies<R::kStages - 1>();
+      if constexpr (Weights::kSharesStages) __syncwarp();
+      MultiplyStep<R>(params, ring + stage * R::kStageBytes, SharedAddress(x_rows), column, sums);
+      if constexpr (Weights::kSharesStages) __syncwarp();
+      stream.Ask(stage);
+      CommitCopies();
+      stage = stage == R::kStages - 1 ? 0 : stage + 1;
+    }
+    FinishStep<R>(params, sums, places, old, factor, partials, &parity);
+  }
+}
+
+// Warps follow from the weights' shape: they are part of the order of sums.
+inline int WarpsFor(int64_t columns) { return columns >= 2048 ? kMaxWarps : kMaxWarps / 2; }
+
+template <typename R>
+int64_t SharedBytes(const StreamParams& params) {
+  const int64_t num_warps = WarpsFor(params.columns);
+  const int64_t rows = R::kInput == StreamInput::kStreamed ? 0 : XBytes(params);
+  const int64_t bytes = num_warps * (R::kStages * R::kStageBytes + 2 * params.num_rows * kTileOutputs * 4) + rows;
+  // One large block a multiprocessor: were there room for two, both could start on one that falls idle first, and
+  // another would have none.
+  const int64_t more_than_half = CurrentDeviceTraits().max_shared_bytes / 2 + 1024;
+  return num_warps == kMaxWarps && bytes < more_than_half ? more_than_half : bytes;
+}
+
+template <typename R>
+bool Fits(const StreamParams& params) {
+  if (R::kInput == StreamInput::kNormed && params.columns > kMaxSegments * kSegmentColumns) return false;
+  return SharedBytes<R>(params) <= CurrentDeviceTraits().max_shared_bytes;
+}
+
+template <typename R>
+cudaError_t LaunchRing(const StreamParams& params, cudaStream_t stream) {
+  const auto kernel = StreamKernel<R>;
+  static const cudaError_t attributes = [kernel] {
+    const int bytes = CurrentDeviceTraits().max_shared_bytes;
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    // One split of the memory for all kernels of the kind: to change it, a multiprocessor must fall idle.
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }();
+  if (attributes != cudaSuccess) return attributes;
+  if (!Fits<R>(params)) return cudaErrorInvalidValue;
+  // Short sums leave room for two blocks on a multiprocessor.
+  const int steps = (params.num_tiles + R::kTiles - 1) / R::kTiles;
+  const int places = CurrentDeviceTraits().num_multiprocessors * (WarpsFor(params.columns) == kMaxWarps ? 1 : 2);
+  return LaunchKernel(kernel, dim3(static_cast<unsigned>(steps < places ? steps : places)),
+                      dim3(static_cast<unsigned>(WarpsFor(params.columns) * kWarpThreads)),
+                      static_cast<size_t>(SharedBytes<R>(params)), stream, params);
+}
+
+template <typename Weights, StreamInput kInput, int kTiles>
+cudaError_t LaunchRows(const StreamParams& params, cudaStream_t stream) {
+  return params.num_rows <= kRowsPerFragment ? LaunchRing<Ring<Weights, kInput, 1, kTiles>>(params, stream)
+                                             : LaunchRing<Ring<Weights, kInput, 2, kTiles>>(params, stream);
+}
+
+template <typename Weights>
+cudaError_t LaunchStream(const StreamParams& params, bool normed, cudaStream_t stream) {
+  if constexpr (Weights::kGatesByTiles) {
+    if (params.output == StreamOutput::kGated) {
+      return normed ? LaunchRows<Weights, StreamInput::kNormed, 2>(params, stream)
+                    : LaunchRows<Weights, StreamInput::kShared, 2>(params, stream);
+    }
+  }
+  if (normed) return LaunchRows<Weights, StreamInput::kNormed, 1>(params, stream);
+  const bool fits = params.num_rows <= kRowsPerFragment ? Fits<Ring<Weights, StreamInput::kShared, 1, 1>>(params)
+                                                        : Fits<Ring<Weights, StreamInput::kShared, 2, 1>>(params);
+  return fits ? LaunchRows<Weights, StreamInput::kShared, 1>(params, stream)
+              : LaunchRows<Weights, StreamInput::kStreamed, 2>(params, stream);
+}
+
+}  // namespace farspan::kernels::cuda

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels that stream weights past few rows share, whatever the weights' format: which outputs a tile has, how
+// rows of x come to shared memory, how the sums of a block's warps become outputs.
+//
+// Here a tile is 16 weight rows in all their columns; blocks share the tiles out evenly and stay. The warps of a block
+// split the columns in steps, taken in turn, and run products on tensor cores: weights are the 16 x k operand, rows of
+// x its k x 8 partner, and columns are permuted alike in both so that fragments are plain 16-byte loads.
+#pragma once
+
+#include <limits>
+
+#include "engine/kernels/cuda/device.cuh"
+#include "engine/kernels/cuda/linear.h"
+
+namespace farspan::kernels::cuda {
+
+inline constexpr int kTileOutputs = 16;
+inline constexpr int kChunkColumns = 32;  // of two products
+inline constexpr int kRowsPerFragment = 8;
+inline constexpr int kMaxWarps = 16;
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kSegmentColumns = 256;  // of a normed row that a warp takes at a time
+inline constexpr int kMaxSegments = 64;
+
+enum class StreamInput : uint8_t {
+  kNormed,    // float32 rows, normed on their way to shared memory
+  kShared,    // bf16 rows, copied to shared memory
+  kStreamed,  // bf16 rows too long for that: they stream beside the weights
+};
+
+enum class StreamOutput : uint8_t { kBf16, kGated, kAdded, kFloat32 };
+
+struct StreamParams {
+  const void* x;
+  const float* norm_weight;
+  const int64_t* rows;  // where x has more of them
+  float epsilon;
+  int columns;
+  int num_rows;
+  int x_stride_bytes;  // of rows in shared memory
+  const uint8_t* weights[kMaxJoinedWeights];
+  int weight_rows[kMaxJoinedWeights];
+  int first_tile[kMaxJoinedWeights];    // tiles are numbered through the weights, in turn where gates go by tiles
+  int first_output[kMaxJoinedWeights];  // where a weight's outputs begin in a row of `out`
+  int num_tiles;
+  StreamOutput output;
+  void* out;
+  int64_t out_stride;  // elements
+};
+
+// Of all rows of x in shared memory.
+__host__ __device__ constexpr int64_t XBytes(const StreamParams& params) {
+  return static_cast<int64_t>(params.num_rows) * params.x_stride_bytes;
+}
+
+__device__ inline int NumWarps() { return static_cast<int>(blockDim.x) / kWarpThreads; }
+__device__ inline int Warp() { return static_cast<int>(threadIdx.x) / kWarpThreads; }
+__device__ inline int Lane() { return static_cast<int>(threadIdx.x) % kWarpThreads; }
+
+__device__ inline void CopyAsync(uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ inline uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+__device__ inline uint4 LoadShared(uint32_t shared) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(shared)
+               : "memory");
+  return value;
+}
+
+__device__ inline uint2 LoadShared8(uint32_t shared) {
+  uint2 value;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "r"(shared) : "memory");
+  return value;
+}
+
+// sums += a b, with m16n8k16 fragments.
+__device__ inline void MultiplyAdd(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                   uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// The sums of x over a chunk, as the fragment of sums holds them: of rows 2t and 2t + 1.
+__device__ inline void SumFragment(const uint4& x, float (&sums)[4]) {
+  constexpr uint32_t kOnes = 0x3f803f80u;  // two of bf16
+  MultiplyAdd(sums, kOnes, kOnes, kOnes, kOnes, x.x, x.y);
+  MultiplyAdd(sums, kOnes, kOnes, kOnes, kOnes, x.z, x.w);
+}
+
+__device__ inline uint32_t PackBf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// Which of the joined weights a tile belongs to. Gated products interleave theirs: their sums meet in one block.
+__device__ inline int WeightOfTile(const StreamParams& params, int tile) {
+  if (params.output == StreamOutput::kGated) return 0;
+  return (tile >= params.first_tile[1]) + (tile >= params.first_tile[2]);
+}
+
+// Eight columns of a row of the residual stream and their norm weights.
+struct HiddenVector {
+  float4 x[2];
+  float4 weight[2];
+};
+
+// One warp's part of a row: the columns of segment `task % segments` of row `task / segments`.
+struct NormTask {
+  int row, segment, column;
+};
+
+__device__ inline NormTask TaskOf(int task, int segments) {
+  const int row = task / segments, segment = task % segments;
+  return {row, segment, segment * kSegmentColumns + Lane() * 8};
+}
+
+__device__ inline HiddenVector LoadHidden(const StreamParams& params, const NormTask& task) {
+  HiddenVector vector = {};
+  if (task.column >= params.columns) return vector;
+  const int64_t row = params.rows == nullptr ? task.row : params.rows[task.row];
+  const auto* x =
+      reinterpret_cast<const float4*>(static_cast<const float*>(params.x) + row * params.columns + task.column);
+  const auto* weight = reinterpret_cast<const float4*>(params.norm_weight + task.column);
+  return {{x[0], x[1]}, {weight[0], weight[1]}};
+}
+
+__device__ inline void StageHidden(const StreamParams& params, const NormTask& task, const HiddenVector& vector,
+                                   uint8_t* x_shared, float (*squares)[kMaxSegments]) {
+  const float4 a = vector.x[0], b = vector.x[1], c = vector.weight[0], d = vector.weight[1];
+  const float sum =
+      WarpSum(a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + (b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w));
+  if (Lane() == 0) squares[task.row][task.segment] = sum;
+  if (task.column * 2 >= params.x_stride_bytes) return;
+  *reinterpret_cast<uint4*>(x_shared + task.row * params.x_stride_bytes + task.column * 2) = {
+      PackBf16(a.x * c.x, a.y * c.y), PackBf16(a.z * c.z, a.w * c.w), PackBf16(b.x * d.x, b.y * d.y),
+      PackBf16(b.z * d.z, b.w * d.w)};
+}
+
+// Puts the rows of the residual stream into shared memory as bf16, zeros after the last column. They are only weighted
+// here: the factor that is one for a whole row is applied to its sums. `squares` gets the sums of squares of segments.
+__device__ inline void StageNormedRows(const StreamParams& params, uint8_t* x_shared, float (*squares)[kMaxSegments]) {
+  const int segments = (params.columns + kSegmentColumns - 1) / kSegmentColumns, tasks = params.num_rows * segments;
+  for (int i = Warp(); i < tasks; i += 2 * NumWarps()) {
+    const NormTask first = TaskOf(i, segments), second = TaskOf(i + NumWarps(), segments);
+    const bool both = i + NumWarps() < tasks;
+    const HiddenVector a = LoadHidden(params, first);
+    const HiddenVector b = both ? LoadHidden(params, second) : HiddenVector{};
+    StageHidden(params, first, a, x_shared, squares);
+    if (both) StageHidden(params, second, b, x_shared, squares);
+  }
+}
+
+// The same for bf16 rows.
+__device__ inline void StageRows(const StreamParams& params, uint8_t* x_shared) {
+  const int vectors = params.x_stride_bytes / kVectorBytes, all = params.num_rows * vectors;
+  for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(blockDim.x)) {
+    const int row = i / vectors, column = i % vectors * 8;
+    const bool exists = column < params.columns;
+    const int64_t offset = exists ? static_cast<int64_t>(row) * params.columns + column : 0;
+    CopyAsync(SharedAddress(x_shared) + i * kVectorBytes, static_cast<const uint16_t*>(params.x) + offset, exists);
+  }
+  CommitCopies();
+  WaitForCopies<0>();
+}
+
+// Norm weights do not change: they come closer before the previous kernel has ended.
+__device__ inline void PrefetchNormWeights(const StreamParams& params) {
+  for (int column = static_cast<int>(threadIdx.x) * 8; column < params.columns;
+       column += static_cast<int>(blockDim.x) * 8) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(params.norm_weight + column));
+  }
+}
+
+__device__ inline float NormFactor(const StreamParams& params, const float* squares) {
+  const int segments = (params.columns + kSegmentColumns - 1) / kSegmentColumns;
+  float sum = 0;
+  for (int i = 0; i < segments; ++i) sum += squares[i];
+  return 1.0f / sqrtf(sum / static_cast<float>(params.columns) + params.epsilon);
+}
+
+// Partial sums of a tile: [warp][row][16 outputs].
+template <int kFragments>
+__device__ void StorePartials(const StreamParams& params, const float (&even)[kFragments][4],
+                              const float (&odd)[kFragments][4], float* partials) {
+  float* own = partials + Warp() * params.num_rows * kTileOutputs;
+#pragma unroll
+  for (int i = 0; i < kFragments; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int row = i * kRowsPerFragment + Lane() % 4 * 2 + j % 2;
+      if (row < params.num_rows) own[row * kTileOutputs + j / 2 * 8 + Lane() / 4] = even[i][j] + odd[i][j];
+    }
+  }
+}
+
+__device__ inline float AddPartials(const StreamParams& params, const float* partials, int row, int output) {
+  float sum = 0;
+#pragma unroll 8
+  for (int warp = 0; warp < NumWarps(); ++warp) {
+    sum += partials[(warp * params.num_rows + row) * kTileOutputs + output];
+  }
+  return sum;
+}
+
+// The output of a tile that this thread writes.
+struct OutputPlace {
+  bool exists;
+  int row;
+  int index;  // in the tile
+  int64_t element;
+};
+
+// kPaired: gated products that take tiles of both weights in turn.
+template <bool kPaired>
+__device__ OutputPlace PlaceOfThread(const StreamParams& params, int tile) {
+  const int width = params.output == StreamOutput::kGated && !kPaired ? kTileOutputs / 2 : kTileOutputs;
+  OutputPlace place{};
+  place.row = static_cast<int>(threadIdx.x) / width;
+  place.index = static_cast<int>(threadIdx.x) % width;
+  const int weight = WeightOfTile(params, tile);
+  const int output = ((kPaired ? tile / 2 : tile) - params.first_tile[weight]) * width + place.index;
+  place.exists = place.row < params.num_rows && tile < params.num_tiles && output < params.weight_rows[weight];
+  place.element = place.row * params.out_stride + params.first_output[weight] + output;
+  return place;
+}
+
+__device__ inline float OldValue(const StreamParams& params, const OutputPlace& place) {
+  if (params.output != StreamOutput::kAdded || !place.exists) return 0;
+  return static_cast<const float*>(params.out)[place.element];
+}
+
+// `ups` are the partial sums of the gates' partners.
+__device__ inline void WriteOutput(const StreamParams& params, const OutputPlace& place, const float* partials,
+                                   const float* ups, float factor, float old) {
+  const float sum = AddPartials(params, partials, place.row, place.index) * factor;
+  switch (params.output) {
+    case StreamOutput::kBf16:
+      static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(sum);
+      return;
+    case StreamOutput::kGated: {
+      const float up = AddPartials(params, ups, place.row, place.index) * factor;
+      static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(sum / (1.0f + __expf(-sum)) * up);
+      return;
+    }
+    case StreamOutput::kAdded:
+    case StreamOutput::kFloat32:
+      static_cast<float*>(params.out)[place.element] = old + sum;
+      return;
+  }
+}
+
+// One launch of the kernel for tiles; cudaErrorInvalidValue where the rows do not fit. Defined for every tiled type.
+template <WeightType kType>
+cudaError_t StreamTiles(const StreamParams& params, bool normed, cudaStream_t stream);
+
+}  // namespace farspan::kernels::cuda

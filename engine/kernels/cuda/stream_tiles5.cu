@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kernels/cuda/stream_tiles.cuh"
+
+namespace farspan::kernels::cuda {
+
+template <>
+cudaError_t StreamTiles<WeightType::kTiled5>(const StreamParams& params, bool normed, cudaStream_t stream) {
+  return LaunchStream<TiledWeights<WeightType::kTiled5>>(params, normed, stream);
+}
+
+}  // namespace farspan::kernels::cuda

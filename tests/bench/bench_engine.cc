@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // farspan-bench-engine: prefill and decode rates of the engine in process, at a given depth, without gRPC.
 //
-//   farspan-bench-engine --model PATH [--device auto|cpu|cuda:N] [--threads N] [--cpu-isa auto|portable|avx2]
-//                        [--kv-cache-dtype bf16|f32] [--attention 'window { }']... [--depth N] [--prefill N]
-//                        [--decode N] [--batch N] [--rounds N] [--json]
+//   farspan-bench-engine --model PATH|random:SHAPE [--device auto|cpu|cuda:N] [--threads N]
+//                        [--cpu-isa auto|portable|avx2] [--kv-cache-dtype bf16|f32|fp16|fp8]
+//                        [--attention 'window { }']... [--depth N] [--prefill N] [--decode N] [--batch N]
+//                        [--rounds N] [--json]
 //
 // Prefill is one chunk of at most --prefill tokens that starts at --depth, under the first policy; decode is --batch
 // sequences of one depth together. With several policies each round decodes under one after the other, so that all of
@@ -20,7 +21,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/attention/registry.h"
+#include "engine/backend/memory_text.h"
 #include "engine/base/check.h"
+#include "engine/base/status_macros.h"
 #include "engine/engine_factory.h"
 #include "google/protobuf/text_format.h"
 
@@ -99,22 +102,39 @@ int64_t ChunkTokens(int64_t depth, int64_t wanted) {
   return chunk;
 }
 
+KvDtype DtypeOf(const std::string& name) {
+  for (const KvDtype dtype : {KvDtype::kBf16, KvDtype::kF32, KvDtype::kF16, KvDtype::kF8E4M3}) {
+    if (name == KvDtypeName(dtype)) return dtype;
+  }
+  Fail("--kv-cache-dtype: must be bf16, f32, fp16 or fp8");
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngineOf(const std::string& model, const EngineOptions& options,
+                                                       MetricsSink* metrics) {
+  if (IsRandomModelName(model)) {
+    FARSPAN_ASSIGN_OR_RETURN(const RandomModelOptions random, ParseRandomModelName(model));
+    return CreateEngine(random, options, metrics);
+  }
+  FARSPAN_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
+  return CreateEngine(file, options, metrics);
+}
+
 std::unique_ptr<Engine> MakeEngine(const Options& options, int64_t chunk, MetricsSink* metrics) {
   const std::map<std::string, CpuIsa> isas = {
       {"auto", CpuIsa::kAuto}, {"portable", CpuIsa::kPortable}, {"avx2", CpuIsa::kAvx2}};
   const auto isa = isas.find(options.text.at("cpu-isa"));
   if (isa == isas.end()) Fail("--cpu-isa: must be auto, portable or avx2");
-  auto file = GgufFile::Open(options.text.at("model"));
-  if (!file.ok()) Fail(file.status().ToString());
   EngineOptions engine_options;
   engine_options.device = options.text.at("device");
   engine_options.cpu = {.isa = isa->second, .num_threads = static_cast<int>(options.number("threads"))};
-  engine_options.kv_dtype = options.text.at("kv-cache-dtype") == "f32" ? KvDtype::kF32 : KvDtype::kBf16;
+  engine_options.kv_dtype = DtypeOf(options.text.at("kv-cache-dtype"));
   engine_options.engine = {.max_num_seqs = std::min<int64_t>(chunk, 64),
                            .max_num_batched_tokens = chunk,
                            .max_num_queued_tokens = int64_t{1} << 24};
-  auto engine = CreateEngine(*file, engine_options, metrics);
+  auto engine = CreateEngineOf(options.text.at("model"), engine_options, metrics);
   if (!engine.ok()) Fail(engine.status().ToString());
+  std::fprintf(stderr, "%s: %lld pages; %s\n", std::string((*engine)->backend().name()).c_str(),
+               static_cast<long long>((*engine)->stats().kv_pages_total), HeldText((*engine)->backend()).c_str());
   return *std::move(engine);
 }
 

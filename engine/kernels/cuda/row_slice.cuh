@@ -15,6 +15,7 @@ namespace farspan::kernels::cuda {
 
 inline constexpr int kGroup = 4;                     // logits that a thread reads at once
 inline constexpr int kTile = kWarpThreads * kGroup;  // logits that a warp reads at once
+inline constexpr int kMaxGathered = 256;             // candidates that one block looks at alone
 inline constexpr unsigned long long kBestOfNan = ~0ull;
 
 // Unsigned integers that order as floats do, both zeros alike, and back.
@@ -85,6 +86,16 @@ struct Cut {
   }
 };
 
+// Where a search for a cut stands: what lies at or above `low` reaches the target, what lies at or above `high` not.
+struct Bracket {
+  float low, high;
+  uint32_t count_low, count_high;
+  double mass_high;
+
+  __device__ bool gatherable() const { return count_low <= kMaxGathered; }
+  __device__ bool gatherable_between() const { return count_low - count_high <= kMaxGathered; }
+};
+
 // A block's part of a row, in the order of tokens; NaN fills up the last tiles.
 struct Slice {
   float* logits;
@@ -93,7 +104,7 @@ struct Slice {
   int warp_begin, warp_end;  // of the calling warp's piece: whole tiles
   int lane;
 
-  // Starts bringing the warp's piece of `row` on the chip, before it is known what it is needed for.
+  // Starts bringing the warp's piece of `row` into the cache.
   __device__ void Prefetch(const float* row, int64_t vocab_size) const {
     constexpr int kLine = 32;
     for (int place = warp_begin + lane * kLine; place < warp_end; place += kLine * kWarpThreads) {
@@ -151,7 +162,7 @@ __device__ unsigned long long ReadPiece(const float* row, int64_t vocab_size, co
     float4 fours[kAtOnce];
     const int place = tile + slice.lane * kGroup;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) fours[i] = *reinterpret_cast<const float4*>(source + place + i * kTile);
+    for (int i = 0; i < kAtOnce; ++i) fours[i] = __ldcs(reinterpret_cast<const float4*>(source + place + i * kTile));
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) take(fours[i], place + i * kTile);
   }

@@ -14,7 +14,6 @@
 namespace farspan::kernels::cuda {
 namespace {
 
-constexpr int kMaxGathered = 256;
 constexpr int kLinearRounds = 6;  // of a search, before it halves the representation instead of the value
 
 template <typename Shape>
@@ -27,24 +26,20 @@ struct SharedState {
   int first_drawn, last_kept;
 };
 
-// Where a search for a cut stands: what lies at or above `low` reaches the target, what lies at or above `high` not.
-struct Bracket {
-  float low, high;
-  uint32_t count_low, count_high;
-  double mass_high;
-
-  __device__ bool gatherable() const { return count_low <= kMaxGathered; }
-  __device__ bool gatherable_between() const { return count_low - count_high <= kMaxGathered; }
-};
-
 // Draws for one row; every member is called by all threads of the row's blocks.
 template <typename Shape>
 class RowDraw {
  public:
   using Blocks = RowBlocks<Shape>;
 
-  __device__ RowDraw(const DrawArgs& args, int64_t row, SharedState<Shape>* shared, float* logits, int32_t piece)
-      : args_(args), params_(args.rows[row]), row_(row), shared_(*shared), blocks_(&shared->exchange) {
+  __device__ RowDraw(const DrawArgs& args, int64_t row, SharedState<Shape>* shared, float* logits, int32_t piece,
+                     int32_t rows_ahead)
+      : args_(args),
+        params_(args.rows[row]),
+        row_(row),
+        rows_ahead_(rows_ahead),
+        shared_(*shared),
+        blocks_(&shared->exchange) {
     slice_.logits = logits;
     slice_.size = piece * Blocks::kWarps;
     slice_.first_token = slice_.size * blocks_.rank();
@@ -86,6 +81,7 @@ class RowDraw {
   const DrawArgs& args_;
   const DrawRow& params_;
   const int64_t row_;
+  const int64_t rows_ahead_;  // rows on the chip at one time
   SharedState<Shape>& shared_;
   Blocks blocks_;
   Slice slice_;
@@ -94,7 +90,6 @@ class RowDraw {
 
 template <typename Shape>
 __device__ void RowDraw<Shape>::Run() {
-  slice_.Prefetch(args_.logits + row_ * args_.vocab_size, args_.vocab_size);
   if (params_.idle) return;
   const bool given = params_.given_token != kNoToken;
   DrawnRow& drawn = args_.drawn[row_];
@@ -109,6 +104,10 @@ __device__ void RowDraw<Shape>::Run() {
   const float* const logits = args_.logits + row_ * args_.vocab_size;
   const unsigned long long of_warp =
       keeps ? ReadPiece<true>(logits, args_.vocab_size, slice_) : ReadPiece<false>(logits, args_.vocab_size, slice_);
+  // The row that takes this one's place on the chip: H200, 256 rows of 128,256 logits: 39 us, 42 us without.
+  if (row_ + rows_ahead_ < args_.num_rows) {
+    slice_.Prefetch(args_.logits + (row_ + rows_ahead_) * args_.vocab_size, args_.vocab_size);
+  }
   blocks_.AwaitStarted();
   unsigned long long best = blocks_.Best(of_warp);
   const LogitSoundness soundness = SoundnessOf(best);
@@ -520,9 +519,9 @@ __device__ void RowDraw<Shape>::DrawFromGathered(int count, int32_t top_k, doubl
 }
 
 template <typename Shape>
-__global__ __launch_bounds__(Shape::kThreads, Shape::kBlocksPerMultiprocessor) void DrawKernel(DrawArgs args,
-                                                                                               float* workspace,
-                                                                                               int32_t piece) {
+__global__ __launch_bounds__(Shape::kThreads,
+                             Shape::kBlocksPerMultiprocessor) void DrawKernel(DrawArgs args, float* workspace,
+                                                                              int32_t piece, int32_t rows_ahead) {
   extern __shared__ float4 slice_memory[];
   __shared__ SharedState<Shape> shared;
   WaitForPrevious();
@@ -530,7 +529,7 @@ __global__ __launch_bounds__(Shape::kThreads, Shape::kBlocksPerMultiprocessor) v
   const int64_t row = blockIdx.x / Shape::kRanks;
   float* const logits = Shape::kRanks > 1 ? reinterpret_cast<float*>(slice_memory)
                                           : workspace + row * piece * RowBlocks<Shape>::kRowWarps;
-  RowDraw<Shape>(args, row, &shared, logits, piece).Run();
+  RowDraw<Shape>(args, row, &shared, logits, piece, rows_ahead).Run();
 }
 
 // Logits of one warp's piece: whole tiles.
@@ -538,6 +537,11 @@ template <typename Shape>
 int64_t PieceOf(int64_t vocab_size) {
   constexpr int64_t kRowTile = int64_t{kTile} * RowBlocks<Shape>::kRowWarps;
   return (vocab_size + kRowTile - 1) / kRowTile * kTile;
+}
+
+template <typename Shape>
+int32_t RowsOnChip() {
+  return CurrentDeviceTraits().num_multiprocessors * Shape::kBlocksPerMultiprocessor / Shape::kRanks;
 }
 
 int64_t SliceBytes(int64_t vocab_size) {
@@ -571,7 +575,7 @@ cudaError_t LaunchOnClusters(const DrawArgs& args, cudaStream_t stream) {
   config.attrs = attributes;
   config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, DrawKernel<ClusterShape>, args, static_cast<float*>(nullptr),
-                            static_cast<int32_t>(PieceOf<ClusterShape>(args.vocab_size)));
+                            static_cast<int32_t>(PieceOf<ClusterShape>(args.vocab_size)), RowsOnChip<ClusterShape>());
 }
 
 }  // namespace
@@ -588,7 +592,7 @@ cudaError_t LaunchDraw(const DrawArgs& args, const Workspace& workspace, cudaStr
   if (workspace.size_bytes < DrawWorkspaceBytes(args.num_rows, args.vocab_size)) return cudaErrorInvalidValue;
   return LaunchKernel(DrawKernel<SingleBlockShape>, dim3(static_cast<unsigned>(args.num_rows)),
                       dim3(SingleBlockShape::kThreads), 0, stream, args, workspace.data,
-                      PieceOf<SingleBlockShape>(args.vocab_size));
+                      PieceOf<SingleBlockShape>(args.vocab_size), RowsOnChip<SingleBlockShape>());
 }
 
 }  // namespace farspan::kernels::cuda

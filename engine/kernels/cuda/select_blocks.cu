@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the scores of blocks to the lists: a thread block a (row, KV head). The threshold is found by histograms of the
 // scores' order that narrow until the bin they end at is taken whole or holds one value; compaction keeps the order of
-// blocks, so lists ascend and ties go to the lower block.
+// blocks, so lists ascend and ties go to the lower block. Contexts of few blocks stay in registers from their scores to
+// their entries, whose latencies are what such a choice costs.
 #include "engine/kernels/cuda/select_blocks.h"
 
 #include <algorithm>
@@ -32,79 +33,147 @@ struct Shared {
   int32_t bin, above, in_bin;
 };
 
-// The logarithm of the sum of the exponentials of a head's scores. One warp; the same in every lane.
+// The logarithm of the sum of the exponentials of a head's scores. One warp; the same in every lane. The order of
+// adding follows from the number of tiles alone.
 __device__ float TotalOf(const ScorePartial* partials, int num_tiles) {
+  constexpr int kHeld = 8;
   const int lane = threadIdx.x % kWarpThreads;
   float maximum = -INFINITY, sum = 0;
-  for (int i = lane; i < num_tiles; i += kWarpThreads) maximum = fmaxf(maximum, partials[i].maximum);
-  for (int offset = kWarpThreads / 2; offset > 0; offset /= 2) {
-    maximum = fmaxf(maximum, __shfl_xor_sync(kWholeWarp, maximum, offset));
-  }
-  for (int i = lane; i < num_tiles; i += kWarpThreads) {
-    const ScorePartial partial = partials[i];
-    sum += partial.sum * (partial.maximum == -INFINITY ? 1.0f : expf(partial.maximum - maximum));
-  }
-  return maximum + logf(WarpSum(sum));
-}
-
-// The KV head's scores of four neighbouring blocks: sums over the group, or the logarithms of sums of softmaxes.
-__device__ float4 ReduceGroup(const ScoreMemory& memory, int64_t pair, int block, bool softmax, const float* totals) {
-  const auto load = [&](int head) { return *reinterpret_cast<const float4*>(memory.ScoresOf(pair, head) + block); };
-  const int group = static_cast<int>(memory.group);
-  if (!softmax) {
-    float4 sum = load(0);
-    for (int head = 1; head < group; ++head) {
-      const float4 score = load(head);
-      sum = make_float4(sum.x + score.x, sum.y + score.y, sum.z + score.z, sum.w + score.w);
-    }
-    return sum;
-  }
-  float4 maximum = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY), sum = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-  for (int head = 0; head < group; ++head) {
-    const float4 score = load(head);
-    const float total = totals[head];
-    maximum = make_float4(fmaxf(maximum.x, score.x - total), fmaxf(maximum.y, score.y - total),
-                          fmaxf(maximum.z, score.z - total), fmaxf(maximum.w, score.w - total));
-  }
-#pragma unroll 4
-  for (int head = 0; head < group; ++head) {
-    const float4 score = load(head);
-    const float total = totals[head];
-    sum.x += expf(score.x - total - maximum.x);
-    sum.y += expf(score.y - total - maximum.y);
-    sum.z += expf(score.z - total - maximum.z);
-    sum.w += expf(score.w - total - maximum.w);
-  }
-  return make_float4(maximum.x + logf(sum.x), maximum.y + logf(sum.y), maximum.z + logf(sum.z),
-                     maximum.w + logf(sum.w));
-}
-
-// The keys of all blocks, kNoCandidate for those that may not be picked, and the extremes of the others. `keys` may be
-// the first head's scores.
-__device__ void FillKeys(const ScoreMemory& memory, int64_t pair, const SelectorRow& row, uint32_t* keys,
-                         Shared* shared) {
-  const int first = static_cast<int>(row.first_candidate), end = first + static_cast<int>(row.num_candidates);
-  const bool softmax = row.reduction == ScoreReduction::kSoftmaxSum;
-  uint32_t smallest = 0xffffffffu, largest = 0;
-  for (int block = 4 * threadIdx.x; block < row.num_blocks; block += 4 * blockDim.x) {
-    const float4 scores = ReduceGroup(memory, pair, block, softmax, shared->totals);
-    const float score[4] = {scores.x, scores.y, scores.z, scores.w};
-    uint32_t key[4];
+  for (int begin = lane; begin < num_tiles; begin += kHeld * kWarpThreads) {
+    ScorePartial held[kHeld];
+    float held_maximum = maximum;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const bool candidate = block + i >= first && block + i < end;
-      key[i] = candidate ? KeyOfScore(score[i]) : kNoCandidate;
-      if (candidate) smallest = min(smallest, key[i]);
-      largest = max(largest, key[i]);
+    for (int i = 0; i < kHeld; ++i) {
+      const int tile = begin + i * kWarpThreads;
+      held[i] = tile < num_tiles ? partials[tile] : ScorePartial{-INFINITY, 0};
+      held_maximum = fmaxf(held_maximum, held[i].maximum);
     }
-    *reinterpret_cast<uint4*>(keys + block) = make_uint4(key[0], key[1], key[2], key[3]);
+    // A sum beside a maximum of -infinity is 0 or NaN.
+    sum *= maximum == -INFINITY ? 1.0f : expf(maximum - held_maximum);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      sum += held[i].sum * (held[i].maximum == -INFINITY ? 1.0f : expf(held[i].maximum - held_maximum));
+    }
+    maximum = held_maximum;
   }
+  float largest = maximum;
+  for (int offset = kWarpThreads / 2; offset > 0; offset /= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, offset));
+  }
+  sum *= maximum == -INFINITY ? 1.0f : expf(maximum - largest);
+  return largest + logf(WarpSum(sum));
+}
+
+// A KV head's scores of four neighbouring blocks, the query heads of its group one after the other: first the loads,
+// which need no totals.
+struct GroupScores {
+  static constexpr int kHeld = 4;
+  const float* scores;  // of the first head
+  int64_t stride;
+  int group;
+  float4 held[kHeld];
+
+  __device__ GroupScores(const ScoreMemory& memory, int64_t pair, int block)
+      : scores(memory.ScoresOf(pair, 0) + block), stride(memory.max_blocks), group(static_cast<int>(memory.group)) {
+#pragma unroll
+    for (int head = 0; head < kHeld; ++head) {
+      if (head < group) held[head] = Load(head);
+    }
+  }
+
+  __device__ float4 Load(int head) const { return *reinterpret_cast<const float4*>(scores + head * stride); }
+
+  template <typename Body>
+  __device__ void ForHeads(const Body& body) const {
+#pragma unroll
+    for (int head = 0; head < kHeld; ++head) {
+      if (head < group) body(head, held[head]);
+    }
+    for (int head = kHeld; head < group; ++head) body(head, Load(head));
+  }
+
+  // Sums over the group, or the logarithms of sums of softmaxes.
+  __device__ float4 Reduce(bool softmax, const float* totals) const {
+    float4 sum = make_float4(0, 0, 0, 0);
+    if (!softmax) {
+      ForHeads([&](int, const float4& score) {
+        sum = make_float4(sum.x + score.x, sum.y + score.y, sum.z + score.z, sum.w + score.w);
+      });
+      return sum;
+    }
+    float4 most = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    ForHeads([&](int head, const float4& score) {
+      const float total = totals[head];
+      most = make_float4(fmaxf(most.x, score.x - total), fmaxf(most.y, score.y - total), fmaxf(most.z, score.z - total),
+                         fmaxf(most.w, score.w - total));
+    });
+    ForHeads([&](int head, const float4& score) {
+      const float total = totals[head];
+      sum = make_float4(sum.x + expf(score.x - total - most.x), sum.y + expf(score.y - total - most.y),
+                        sum.z + expf(score.z - total - most.z), sum.w + expf(score.w - total - most.w));
+    });
+    return make_float4(most.x + logf(sum.x), most.y + logf(sum.y), most.z + logf(sum.z), most.w + logf(sum.w));
+  }
+};
+
+// What a thread block needs of its row, read before the kernels ahead have ended.
+struct PickedRow {
+  int num_blocks, block_tokens, first_candidate, end_candidate, num_picked;
+  int num_leading, num_trailing, num_entries, entries_per_block, step_tokens, page_tokens;
+  bool softmax;
+  int64_t leading, trailing;
+  const KvEntry* context;
+  KvEntry* out;
+};
+
+__device__ PickedRow LoadPickedRow(const SelectBlocksArgs& args, const SelectorRow& row, int64_t kv_head) {
+  PickedRow picked;
+  picked.page_tokens = static_cast<int>(args.cache.page_tokens);
+  picked.num_blocks = static_cast<int>(row.num_blocks), picked.block_tokens = static_cast<int>(row.block_tokens);
+  picked.first_candidate = static_cast<int>(row.first_candidate);
+  picked.end_candidate = picked.first_candidate + static_cast<int>(row.num_candidates);
+  picked.num_picked = static_cast<int>(row.num_picked);
+  picked.num_leading = static_cast<int>(row.leading.num_entries);
+  picked.num_trailing = static_cast<int>(row.trailing.num_entries);
+  picked.num_entries = static_cast<int>(SelectedEntries(row, picked.page_tokens));
+  picked.entries_per_block = max(1, picked.block_tokens / picked.page_tokens);
+  picked.step_tokens = min(picked.block_tokens, picked.page_tokens);
+  picked.softmax = row.reduction == ScoreReduction::kSoftmaxSum;
+  picked.leading = row.leading.entries_begin, picked.trailing = row.trailing.entries_begin;
+  picked.context = args.entries + row.context.entries_begin;
+  picked.out = args.entries + row.slots_begin + kv_head * picked.num_entries;
+  return picked;
+}
+
+// Keys of four neighbouring blocks, kNoCandidate for those that may not be picked; widens the extremes by the others.
+__device__ uint4 KeysOf(const float4& scores, int block, const PickedRow& row, uint32_t* smallest, uint32_t* largest) {
+  const float score[4] = {scores.x, scores.y, scores.z, scores.w};
+  uint32_t key[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const bool candidate = block + i >= row.first_candidate && block + i < row.end_candidate;
+    key[i] = candidate ? KeyOfScore(score[i]) : kNoCandidate;
+    if (candidate) *smallest = min(*smallest, key[i]);
+    *largest = max(*largest, key[i]);
+  }
+  return make_uint4(key[0], key[1], key[2], key[3]);
+}
+
+__device__ void ShareExtremes(uint32_t smallest, uint32_t largest, Shared* shared) {
   smallest = __reduce_min_sync(kWholeWarp, smallest);
   largest = __reduce_max_sync(kWholeWarp, largest);
   if (threadIdx.x % kWarpThreads == 0) {
     atomicMin(&shared->smallest_key, smallest);
     atomicMax(&shared->largest_key, largest);
+  }
+}
+
+__device__ void ShareTotals(const ScoreMemory& memory, int64_t pair, const PickedRow& row, Shared* shared) {
+  if (!row.softmax) return;
+  const int num_tiles = (row.num_blocks + memory.tile_blocks - 1) / memory.tile_blocks;
+  for (int head = threadIdx.x / kWarpThreads; head < memory.group; head += blockDim.x / kWarpThreads) {
+    const float total = TotalOf(memory.PartialsOf(pair, head), num_tiles);
+    if (threadIdx.x % kWarpThreads == 0) shared->totals[head] = total;
   }
 }
 
@@ -121,7 +190,8 @@ __device__ void FindBin(int wanted, Shared* shared) {
   }
   if (lane == kWarpThreads - 1) shared->warp_sums[warp] = through;
   __syncthreads();
-  for (int i = 0; i < warp; ++i) through += shared->warp_sums[i];
+  const int warps = blockDim.x / kWarpThreads;
+  through += __reduce_add_sync(kWholeWarp, lane < warp && lane < warps ? shared->warp_sums[lane] : 0);
   if (through - own >= wanted || through < wanted) return;
   int above = through - own;
   for (int i = 0; i < bins_per_thread; ++i) {
@@ -140,17 +210,16 @@ struct Threshold {
   int equals;
 };
 
-__device__ Threshold FindThreshold(const uint32_t* keys, int num_blocks, int num_picked, Shared* shared) {
+// `for_keys` calls its argument with each key of the thread.
+template <typename ForKeys>
+__device__ Threshold FindThreshold(int num_picked, Shared* shared, const ForKeys& for_keys) {
   uint32_t low = shared->smallest_key, span = shared->largest_key - low;  // keys in [low, low + span] may be it
   int wanted = num_picked;
   int shift = max(0, 32 - __clz(static_cast<int>(span)) - kBinBits);
   while (true) {
-    for (int i = threadIdx.x; i < kBins; i += blockDim.x) shared->bins[i] = 0;
-    __syncthreads();
-    for (int i = threadIdx.x; i < num_blocks; i += blockDim.x) {
-      const uint32_t key = keys[i];
+    for_keys([&](uint32_t key) {
       if (key != kNoCandidate && key - low <= span) atomicAdd(&shared->bins[(key - low) >> shift], 1);
-    }
+    });
     __syncthreads();
     FindBin(wanted, shared);
     __syncthreads();
@@ -160,7 +229,79 @@ __device__ Threshold FindThreshold(const uint32_t* keys, int num_blocks, int num
     if (shift == 0) return {low, wanted};
     span = (1u << shift) - 1;
     shift = max(0, shift - kBinBits);
+    for (int i = threadIdx.x; i < kBins; i += blockDim.x) shared->bins[i] = 0;
+    __syncthreads();
   }
+}
+
+// The entries of pick number `pick`.
+__device__ void WriteBlock(const PickedRow& row, int pick, int block) {
+  for (int i = 0; i < row.entries_per_block; ++i) {
+    const int token = block * row.block_tokens + i * row.step_tokens;
+    KvEntry entry;
+    entry.page = row.context[token / row.page_tokens].page;
+    entry.first_valid = token % row.page_tokens;
+    entry.num_valid = row.step_tokens;
+    entry.position = token;
+    row.out[row.num_leading + pick * row.entries_per_block + i] = entry;
+  }
+}
+
+__device__ void WriteForced(const SelectBlocksArgs& args, const PickedRow& row) {
+  for (int i = threadIdx.x; i < row.num_leading + row.num_trailing; i += blockDim.x) {
+    const bool leads = i < row.num_leading;
+    const int64_t from = leads ? row.leading + i : row.trailing + i - row.num_leading;
+    row.out[leads ? i : row.num_entries - row.num_trailing + i - row.num_leading] = args.entries[from];
+  }
+}
+
+// Each thread holds the scores, keys and picks of 4 * kChunks neighbouring blocks.
+template <int kChunks>
+__device__ void PickInRegisters(const ScoreMemory& memory, int64_t pair, const PickedRow& row, Shared* shared) {
+  const int first = threadIdx.x * 4 * kChunks, lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+  uint4 keys[kChunks] = {};
+  uint32_t smallest = 0xffffffffu, largest = 0;
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int block = min(first + 4 * i, (row.num_blocks - 1) / 4 * 4);
+    const GroupScores scores(memory, pair, block);
+    if (i == 0) {
+      ShareTotals(memory, pair, row, shared);
+      __syncthreads();
+    }
+    if (first + 4 * i < row.num_blocks) {
+      keys[i] = KeysOf(scores.Reduce(row.softmax, shared->totals), first + 4 * i, row, &smallest, &largest);
+    }
+  }
+  ShareExtremes(smallest, largest, shared);
+  __syncthreads();
+  const auto for_keys = [&](const auto& body) {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) body(keys[i].x), body(keys[i].y), body(keys[i].z), body(keys[i].w);
+  };
+  const Threshold threshold = FindThreshold(row.num_picked, shared, for_keys);
+  int counts = 0;  // of keys above the threshold, and 65536 times of equal ones
+  for_keys([&](uint32_t key) {
+    counts += (key > threshold.key ? 1 : 0) + (key == threshold.key && threshold.equals > 0 ? 1 << 16 : 0);
+  });
+  int through = counts;
+  for (int offset = 1; offset < kWarpThreads; offset *= 2) {
+    const int before = __shfl_up_sync(kWholeWarp, through, offset);
+    if (lane >= offset) through += before;
+  }
+  if (lane == kWarpThreads - 1) shared->warp_equals[warp] = through;
+  __syncthreads();
+  const int before = through - counts + __reduce_add_sync(kWholeWarp, lane < warp ? shared->warp_equals[lane] : 0);
+  int above = before & 0xffff, equal = before >> 16, block = first;
+  for_keys([&](uint32_t key) {
+    const bool is_equal = key == threshold.key && threshold.equals > 0;
+    if (key > threshold.key || (is_equal && equal < threshold.equals)) {
+      WriteBlock(row, above + min(equal, threshold.equals), block);
+    }
+    above += key > threshold.key ? 1 : 0;
+    equal += is_equal ? 1 : 0;
+    ++block;
+  });
 }
 
 // Writes the picked blocks in ascending order. Each warp compacts its own stretch of blocks.
@@ -194,74 +335,66 @@ __device__ void Compact(const uint32_t* keys, int num_blocks, Threshold threshol
   }
 }
 
-// The row's leading entries, those of the picked blocks and its trailing ones.
-__device__ void WriteList(const SelectBlocksArgs& args, const SelectorRow& row, int64_t kv_head, const int32_t* picks) {
-  const int page_tokens = static_cast<int>(args.cache.page_tokens), block_tokens = static_cast<int>(row.block_tokens);
-  const int num_leading = static_cast<int>(row.leading.num_entries);
-  const int num_entries = static_cast<int>(SelectedEntries(row, page_tokens));
-  const int first_trailing = num_entries - static_cast<int>(row.trailing.num_entries);
-  const int entries_per_block = max(1, block_tokens / page_tokens), step = min(block_tokens, page_tokens);
-  const int64_t begin = row.slots_begin + kv_head * num_entries;
-  const KvEntry* const context = args.entries + row.context.entries_begin;
-  for (int i = threadIdx.x; i < num_entries; i += blockDim.x) {
-    KvEntry entry;
-    if (i < num_leading) {
-      entry = args.entries[row.leading.entries_begin + i];
-    } else if (i >= first_trailing) {
-      entry = args.entries[row.trailing.entries_begin + i - first_trailing];
-    } else {
-      const int pick = (i - num_leading) / entries_per_block, part = (i - num_leading) % entries_per_block;
-      const int token = picks[pick] * block_tokens + part * step;
-      entry.page = context[token / page_tokens].page;
-      entry.first_valid = token % page_tokens;
-      entry.num_valid = step;
-      entry.position = token;
-    }
-    args.entries[begin + i] = entry;
+// Keys lie in `keys`, which may be the first head's scores.
+__device__ void PickInMemory(const ScoreMemory& memory, int64_t pair, const PickedRow& row, uint32_t* keys,
+                             Shared* shared) {
+  ShareTotals(memory, pair, row, shared);
+  __syncthreads();
+  uint32_t smallest = 0xffffffffu, largest = 0;
+  for (int block = 4 * threadIdx.x; block < row.num_blocks; block += 4 * blockDim.x) {
+    const GroupScores scores(memory, pair, block);
+    *reinterpret_cast<uint4*>(keys + block) =
+        KeysOf(scores.Reduce(row.softmax, shared->totals), block, row, &smallest, &largest);
   }
-  if (threadIdx.x == 0) args.lists[row.decode_row * args.cache.num_kv_heads + kv_head] = {begin, num_entries};
+  ShareExtremes(smallest, largest, shared);
+  __syncthreads();
+  const Threshold threshold = FindThreshold(row.num_picked, shared, [&](const auto& body) {
+    for (int i = threadIdx.x; i < row.num_blocks; i += blockDim.x) body(keys[i]);
+  });
+  int32_t* const picks = row.num_picked <= kBins ? shared->bins : memory.PicksOf(pair);
+  Compact(keys, row.num_blocks, threshold, picks, shared);
+  __syncthreads();
+  for (int i = threadIdx.x; i < row.num_picked; i += blockDim.x) WriteBlock(row, i, picks[i]);
 }
 
 // A grid of [KV heads][rows].
-__global__ void __launch_bounds__(1024)
-    PickKernel(SelectBlocksArgs args, ScoreMemory memory, int tile_blocks, bool keys_are_shared) {
+__global__ void __launch_bounds__(1024) PickKernel(SelectBlocksArgs args, ScoreMemory memory, bool keys_are_shared) {
   __shared__ Shared shared;
   extern __shared__ uint4 shared_keys[];
   LetNextStart();
-  const SelectorRow& row = args.rows[blockIdx.y];
+  __shared__ PickedRow row;
+  const SelectorRow& full_row = args.rows[blockIdx.y];
   const int64_t kv_head = blockIdx.x, pair = blockIdx.y * args.cache.num_kv_heads + kv_head;
-  if (threadIdx.x == 0) shared.smallest_key = 0xffffffffu, shared.largest_key = 0;
+  const bool is_dense = IsDenseLayer(full_row, args.layer), is_padding = full_row.num_picked == 0;
+  if (threadIdx.x == 0) {
+    row = LoadPickedRow(args, full_row, kv_head);
+    shared.smallest_key = 0xffffffffu, shared.largest_key = 0;
+  }
+  for (int i = threadIdx.x; i < kBins; i += blockDim.x) shared.bins[i] = 0;
+  __syncthreads();
   WaitForPrevious();
-  if (row.num_picked == 0) return;
-  if (IsDenseLayer(row, args.layer)) {
-    if (threadIdx.x == 0) args.lists[row.decode_row * args.cache.num_kv_heads + kv_head] = row.context;
-    return;
+  if (is_padding) return;
+  if (threadIdx.x == 0) {
+    args.lists[full_row.decode_row * args.cache.num_kv_heads + kv_head] =
+        is_dense ? full_row.context : KvList{row.out - args.entries, row.num_entries};
   }
-  const int num_blocks = static_cast<int>(row.num_blocks), warps = blockDim.x / kWarpThreads;
-  uint32_t* const keys = keys_are_shared ? reinterpret_cast<uint32_t*>(shared_keys)
-                                         : reinterpret_cast<uint32_t*>(memory.ScoresOf(pair, 0));
-  if (row.reduction == ScoreReduction::kSoftmaxSum) {
-    for (int head = threadIdx.x / kWarpThreads; head < memory.group; head += warps) {
-      const float total = TotalOf(memory.PartialsOf(pair, head), (num_blocks + tile_blocks - 1) / tile_blocks);
-      if (threadIdx.x % kWarpThreads == 0) shared.totals[head] = total;
-    }
+  if (is_dense) return;
+  WriteForced(args, row);
+  const int threads = static_cast<int>(blockDim.x);
+  if (row.num_blocks <= 4 * threads) {
+    PickInRegisters<1>(memory, pair, row, &shared);
+  } else if (row.num_blocks <= 16 * threads) {
+    PickInRegisters<4>(memory, pair, row, &shared);
+  } else {
+    auto* const keys = keys_are_shared ? reinterpret_cast<uint32_t*>(shared_keys)
+                                       : reinterpret_cast<uint32_t*>(memory.ScoresOf(pair, 0));
+    PickInMemory(memory, pair, row, keys, &shared);
   }
-  __syncthreads();
-  FillKeys(memory, pair, row, keys, &shared);
-  __syncthreads();
-  const Threshold threshold = FindThreshold(keys, num_blocks, static_cast<int>(row.num_picked), &shared);
-  int32_t* const picks = row.num_picked <= kBins ? shared.bins : memory.PicksOf(pair);
-  Compact(keys, num_blocks, threshold, picks, &shared);
-  __syncthreads();
-  WriteList(args, row, kv_head, picks);
 }
 
 int64_t PaddedBlocks(int64_t max_blocks) {
-  return (max_blocks + kMaxScoreTileBlocks - 1) / kMaxScoreTileBlocks * kMaxScoreTileBlocks;
+  return (max_blocks + kLargestTileBlocks - 1) / kLargestTileBlocks * kLargestTileBlocks;
 }
-
-// Partials of the smallest tile that any shape has.
-constexpr int64_t kSmallestTileBlocks = ScoreTileBlocks(kMaxHeadDim);
 
 }  // namespace
 
@@ -270,7 +403,8 @@ ScoreMemory MakeScoreMemory(const SelectBlocksArgs& args, int64_t max_blocks, Wo
   ScoreMemory memory = {.scores = static_cast<float*>(workspace.data),
                         .max_blocks = padded,
                         .max_tiles = padded / kSmallestTileBlocks,
-                        .group = args.num_heads / args.cache.num_kv_heads};
+                        .group = args.num_heads / args.cache.num_kv_heads,
+                        .tile_blocks = ScoreTileBlocks(args)};
   memory.partials = reinterpret_cast<ScorePartial*>(memory.scores + heads * padded);
   memory.picks = reinterpret_cast<int32_t*>(memory.partials + heads * memory.max_tiles);
   return memory;
@@ -286,8 +420,7 @@ cudaError_t LaunchPickBlocks(const SelectBlocksArgs& args, const ScoreMemory& me
   const int64_t pairs = args.num_rows * args.cache.num_kv_heads;
   const unsigned threads = pairs <= CurrentDeviceTraits().num_multiprocessors ? 1024 : 512;
   const dim3 grid(static_cast<unsigned>(args.cache.num_kv_heads), static_cast<unsigned>(args.num_rows));
-  return LaunchKernel(PickKernel, grid, threads, shared_bytes, stream, args, memory,
-                      ScoreTileBlocks(args.cache.head_dim), keys_are_shared);
+  return LaunchKernel(PickKernel, grid, threads, shared_bytes, stream, args, memory, keys_are_shared);
 }
 
 int64_t SelectBlocksWorkspaceBytes(int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t max_blocks) {

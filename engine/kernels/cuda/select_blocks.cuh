@@ -7,15 +7,9 @@
 
 namespace farspan::kernels::cuda {
 
-inline constexpr int kScoreThreads = 256;
-inline constexpr int kBlocksPerLane = 2;
 inline constexpr int kMaxGroup = 32;
-
-// Lanes that score a block together, eight channels each.
-constexpr int ScoreLanes(int64_t head_dim) { return head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32; }
-// Blocks that a thread block scores at a time, whose exponentials it sums: a function of the model's shape alone.
-constexpr int ScoreTileBlocks(int64_t head_dim) { return kScoreThreads / ScoreLanes(head_dim) * kBlocksPerLane; }
-inline constexpr int kMaxScoreTileBlocks = 64;
+// Blocks whose exponentials are summed together, a function of the model's shape alone, lie between these.
+inline constexpr int kSmallestTileBlocks = 8, kLargestTileBlocks = 64;
 
 // The largest score of a tile and the sum of the exponentials of the differences to it.
 struct ScorePartial {
@@ -24,7 +18,7 @@ struct ScorePartial {
 };
 
 // Of each (row, KV head) pair: the scores of every query head, [group][max_blocks]; partials [group][max_tiles]; and
-// the blocks picked, [max_blocks]. max_blocks is a multiple of kMaxScoreTileBlocks.
+// the blocks picked, [max_blocks]. max_blocks is a multiple of kLargestTileBlocks.
 struct ScoreMemory {
   float* scores;
   ScorePartial* partials;
@@ -32,6 +26,7 @@ struct ScoreMemory {
   int64_t max_blocks;
   int64_t max_tiles;
   int64_t group;
+  int tile_blocks;
 
   __device__ float* ScoresOf(int64_t pair, int64_t head) const { return scores + (pair * group + head) * max_blocks; }
   __device__ ScorePartial* PartialsOf(int64_t pair, int64_t head) const {
@@ -43,6 +38,7 @@ struct ScoreMemory {
 // Lays the arrays out in a workspace of SelectBlocksWorkspaceBytes.
 ScoreMemory MakeScoreMemory(const SelectBlocksArgs& args, int64_t max_blocks, Workspace workspace);
 
+int ScoreTileBlocks(const SelectBlocksArgs& args);
 cudaError_t LaunchScoreBlocks(const SelectBlocksArgs& args, const ScoreMemory& memory, cudaStream_t stream);
 cudaError_t LaunchPickBlocks(const SelectBlocksArgs& args, const ScoreMemory& memory, cudaStream_t stream);
 

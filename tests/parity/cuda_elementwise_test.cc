@@ -22,7 +22,7 @@ using kernels::KvElement;
 using kernels::Random;
 
 constexpr int kTrials = 30;
-constexpr float kBf16Rounding = 1.0f / 256;
+constexpr float kBf16Rounding = 1.0f / 128;  // one step
 
 std::vector<uint16_t> ToBf16(const std::vector<float>& values) {
   std::vector<uint16_t> rounded;

@@ -219,16 +219,21 @@ constexpr int kProductThreads = 128, kProductHeads = 16, kSpanChannels = 32;
 
 // With q+ = max(q, 0) and q- = min(q, 0) a score is q+ . largest + q- . smallest: a matrix product of the group's
 // queries and eight blocks' bounds, a warp each, in which channels stand in the order that lanes load them.
+// Neighbouring warps take neighbouring KV heads of the same blocks, whose bounds are neighbours in memory.
 template <int kSpans>
-__global__ void __launch_bounds__(kProductThreads) ScoreByProductsKernel(SelectBlocksArgs args, ScoreMemory memory) {
+__global__ void __launch_bounds__(kProductThreads, kSpans <= 4 ? 5 : 4)
+    ScoreByProductsKernel(SelectBlocksArgs args, ScoreMemory memory, int heads_per_block) {
   using Element = __nv_bfloat16;
   LetNextStart();
+  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
+  const int warps_per_head = kProductThreads / kWarpThreads / heads_per_block;
   const ScoredRow row = LoadRow(args, args.rows[blockIdx.z]);
-  const int64_t kv_head = blockIdx.y, pair = blockIdx.z * args.cache.num_kv_heads + kv_head;
+  const int64_t kv_head = blockIdx.y * heads_per_block + warp % heads_per_block;
+  const int64_t pair = blockIdx.z * args.cache.num_kv_heads + kv_head;
   const int64_t first_query = args.rows[blockIdx.z].row * args.num_heads + kv_head * memory.group;
-  const int lane = threadIdx.x % kWarpThreads, channel = lane % 4 * kVectorValues, lane_row = lane / 4;
-  const int tile_step = gridDim.x * (kProductThreads / kWarpThreads), group = static_cast<int>(memory.group);
-  int tile = blockIdx.x * (kProductThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
+  const int channel = lane % 4 * kVectorValues, lane_row = lane / 4;
+  const int tile_step = gridDim.x * warps_per_head, group = static_cast<int>(memory.group);
+  int tile = blockIdx.x * warps_per_head + warp / heads_per_block;
   const auto pairs_of = [&](int of_tile) {  // those of the last block where there is none
     return PairsOf(args, row, kv_head, min(of_tile * kSmallestTileBlocks + lane_row, row.num_blocks - 1));
   };
@@ -266,7 +271,7 @@ __global__ void __launch_bounds__(kProductThreads) ScoreByProductsKernel(SelectB
   }
 }
 
-using ScoreFunction = void (*)(SelectBlocksArgs, ScoreMemory);
+using ScoreFunction = void (*)(SelectBlocksArgs, ScoreMemory, int);
 
 // Null where the shape has none.
 ScoreFunction ProductKernel(const SelectBlocksArgs& args) {
@@ -294,16 +299,19 @@ int ScoreTileBlocks(const SelectBlocksArgs& args) {
 
 cudaError_t LaunchScoreBlocks(const SelectBlocksArgs& args, const ScoreMemory& memory, cudaStream_t stream) {
   // As many thread blocks as run at once, and at least a few a row, since rows may differ in length.
-  const auto grid = [&](int64_t blocks_per_multiprocessor, int64_t tiles_per_block) {
+  const int64_t num_kv_heads = args.cache.num_kv_heads;
+  const auto grid = [&](int64_t blocks_per_multiprocessor, int64_t heads_per_block, int64_t tiles_per_block) {
     constexpr int64_t kFewestSplits = 8;
-    const int64_t pairs = args.num_rows * args.cache.num_kv_heads;
     const int64_t resident = blocks_per_multiprocessor * CurrentDeviceTraits().num_multiprocessors;
+    const int64_t splits = std::max(resident / (args.num_rows * num_kv_heads / heads_per_block), kFewestSplits);
     const int64_t most = (memory.max_blocks / memory.tile_blocks + tiles_per_block - 1) / tiles_per_block;
-    return dim3(static_cast<unsigned>(std::min(std::max(resident / pairs, kFewestSplits), most)),
-                static_cast<unsigned>(args.cache.num_kv_heads), static_cast<unsigned>(args.num_rows));
+    return dim3(static_cast<unsigned>(std::min(splits, most)), static_cast<unsigned>(num_kv_heads / heads_per_block),
+                static_cast<unsigned>(args.num_rows));
   };
   if (const ScoreFunction products = ProductKernel(args); products != nullptr) {
-    return LaunchKernel(products, grid(5, kProductThreads / kWarpThreads), kProductThreads, 0, stream, args, memory);
+    const int heads_per_block = num_kv_heads % 4 == 0 ? 4 : num_kv_heads % 2 == 0 ? 2 : 1;
+    return LaunchKernel(products, grid(5, heads_per_block, kProductThreads / kWarpThreads / heads_per_block),
+                        kProductThreads, 0, stream, args, memory, heads_per_block);
   }
   const auto shared_bytes = static_cast<size_t>(memory.group * args.cache.head_dim) * sizeof(float);
   return WithKvElement(args.cache.element, [&]<typename Element>() {
@@ -311,7 +319,7 @@ cudaError_t LaunchScoreBlocks(const SelectBlocksArgs& args, const ScoreMemory& m
     const auto kernel = lanes == 8    ? ScoreKernel<Element, 8>
                         : lanes == 16 ? ScoreKernel<Element, 16>
                                       : ScoreKernel<Element, 32>;
-    return LaunchKernel(kernel, grid(4, 1), kThreads, shared_bytes, stream, args, memory);
+    return LaunchKernel(kernel, grid(4, 1, 1), kThreads, shared_bytes, stream, args, memory);
   });
 }
 

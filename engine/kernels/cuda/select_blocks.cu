@@ -14,7 +14,7 @@ namespace farspan::kernels::cuda {
 namespace {
 
 constexpr int kBins = 2048, kBinBits = 11;
-constexpr int kSharedKeys = 16384;
+constexpr int kListedKeys = kWarpThreads;
 constexpr int kMaxWarps = 32;
 constexpr uint32_t kNoCandidate = 0;  // below every score's key
 
@@ -26,11 +26,12 @@ __device__ uint32_t KeyOfScore(float score) {
 }
 
 struct Shared {
-  int32_t bins[kBins];  // once the threshold is known, the blocks picked where they fit
+  int32_t bins[kBins];  // the highest first; once the threshold is known, the blocks picked where they fit
   float totals[kMaxGroup];
-  uint32_t smallest_key, largest_key;
+  uint32_t smallest_keys[kMaxWarps], largest_keys[kMaxWarps];
   int32_t warp_sums[kMaxWarps], warp_equals[kMaxWarps];
-  int32_t bin, above, in_bin;
+  int32_t bin, above, in_bin, num_listed;
+  uint32_t listed[kListedKeys];
 };
 
 // The logarithm of the sum of the exponentials of a head's scores. One warp; the same in every lane. The order of
@@ -109,10 +110,10 @@ struct GroupScores {
     });
     ForHeads([&](int head, const float4& score) {
       const float total = totals[head];
-      sum = make_float4(sum.x + expf(score.x - total - most.x), sum.y + expf(score.y - total - most.y),
-                        sum.z + expf(score.z - total - most.z), sum.w + expf(score.w - total - most.w));
+      sum = make_float4(sum.x + __expf(score.x - total - most.x), sum.y + __expf(score.y - total - most.y),
+                        sum.z + __expf(score.z - total - most.z), sum.w + __expf(score.w - total - most.w));
     });
-    return make_float4(most.x + logf(sum.x), most.y + logf(sum.y), most.z + logf(sum.z), most.w + logf(sum.w));
+    return make_float4(most.x + __logf(sum.x), most.y + __logf(sum.y), most.z + __logf(sum.z), most.w + __logf(sum.w));
   }
 };
 
@@ -162,10 +163,9 @@ __device__ uint4 KeysOf(const float4& scores, int block, const PickedRow& row, u
 __device__ void ShareExtremes(uint32_t smallest, uint32_t largest, Shared* shared) {
   smallest = __reduce_min_sync(kWholeWarp, smallest);
   largest = __reduce_max_sync(kWholeWarp, largest);
-  if (threadIdx.x % kWarpThreads == 0) {
-    atomicMin(&shared->smallest_key, smallest);
-    atomicMax(&shared->largest_key, largest);
-  }
+  if (threadIdx.x % kWarpThreads != 0) return;
+  shared->smallest_keys[threadIdx.x / kWarpThreads] = smallest;
+  shared->largest_keys[threadIdx.x / kWarpThreads] = largest;
 }
 
 __device__ void ShareTotals(const ScoreMemory& memory, int64_t pair, const PickedRow& row, Shared* shared) {
@@ -177,12 +177,15 @@ __device__ void ShareTotals(const ScoreMemory& memory, int64_t pair, const Picke
   }
 }
 
-// Finds the bin in which the `wanted` highest keys end, counting from the highest bin.
+// Finds the bin in which the `wanted` highest keys end.
 __device__ void FindBin(int wanted, Shared* shared) {
   const int bins_per_thread = kBins / blockDim.x, lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  const int first = kBins - 1 - threadIdx.x * bins_per_thread;
+  const int first = threadIdx.x * bins_per_thread;
   int own = 0;
-  for (int i = 0; i < bins_per_thread; ++i) own += shared->bins[first - i];
+  for (int i = 0; i < bins_per_thread; i += 2) {
+    const int2 counts = *reinterpret_cast<const int2*>(shared->bins + first + i);
+    own += counts.x + counts.y;
+  }
   int through = own;  // keys in the bins of this thread and those of higher ones
   for (int offset = 1; offset < kWarpThreads; offset *= 2) {
     const int before = __shfl_up_sync(kWholeWarp, through, offset);
@@ -190,14 +193,13 @@ __device__ void FindBin(int wanted, Shared* shared) {
   }
   if (lane == kWarpThreads - 1) shared->warp_sums[warp] = through;
   __syncthreads();
-  const int warps = blockDim.x / kWarpThreads;
-  through += __reduce_add_sync(kWholeWarp, lane < warp && lane < warps ? shared->warp_sums[lane] : 0);
+  through += __reduce_add_sync(kWholeWarp, lane < warp ? shared->warp_sums[lane] : 0);
   if (through - own >= wanted || through < wanted) return;
   int above = through - own;
-  for (int i = 0; i < bins_per_thread; ++i) {
-    const int in_bin = shared->bins[first - i];
+  for (int i = first; i < first + bins_per_thread; ++i) {
+    const int in_bin = shared->bins[i];
     if (above + in_bin >= wanted) {
-      shared->bin = first - i, shared->above = above, shared->in_bin = in_bin;
+      shared->bin = kBins - 1 - i, shared->above = above, shared->in_bin = in_bin;
       return;
     }
     above += in_bin;
@@ -210,54 +212,89 @@ struct Threshold {
   int equals;
 };
 
-// `for_keys` calls its argument with each key of the thread.
+// The `wanted`-th highest of up to a warp's width of listed keys. Every warp finds it for itself.
+__device__ Threshold ThresholdOfList(int num_listed, int wanted, const Shared& shared) {
+  const int lane = threadIdx.x % kWarpThreads;
+  const uint32_t key = lane < num_listed ? shared.listed[lane] : kNoCandidate;
+  int greater = 0, equal = 0;
+  for (int i = 0; i < num_listed; ++i) {
+    const uint32_t other = __shfl_sync(kWholeWarp, key, i);
+    greater += other > key ? 1 : 0;
+    equal += other == key ? 1 : 0;
+  }
+  const unsigned found = __ballot_sync(kWholeWarp, lane < num_listed && greater < wanted && wanted <= greater + equal);
+  const int at = __ffs(static_cast<int>(found)) - 1;
+  return {__shfl_sync(kWholeWarp, key, at), wanted - __shfl_sync(kWholeWarp, greater, at)};
+}
+
+// After ShareExtremes and a barrier, the bins being zero. `for_keys` calls its argument with each key of the thread.
 template <typename ForKeys>
 __device__ Threshold FindThreshold(int num_picked, Shared* shared, const ForKeys& for_keys) {
-  uint32_t low = shared->smallest_key, span = shared->largest_key - low;  // keys in [low, low + span] may be it
+  const int lane = threadIdx.x % kWarpThreads;
+  const bool has_warp = lane < blockDim.x / kWarpThreads;
+  uint32_t low = __reduce_min_sync(kWholeWarp, has_warp ? shared->smallest_keys[lane] : 0xffffffffu);
+  // Keys in [low, low + span] may be it.
+  uint32_t span = __reduce_max_sync(kWholeWarp, has_warp ? shared->largest_keys[lane] : 0u) - low;
   int wanted = num_picked;
   int shift = max(0, 32 - __clz(static_cast<int>(span)) - kBinBits);
   while (true) {
     for_keys([&](uint32_t key) {
-      if (key != kNoCandidate && key - low <= span) atomicAdd(&shared->bins[(key - low) >> shift], 1);
+      if (key != kNoCandidate && key - low <= span) atomicAdd(&shared->bins[kBins - 1 - ((key - low) >> shift)], 1);
     });
     __syncthreads();
     FindBin(wanted, shared);
     __syncthreads();
+    const int in_bin = shared->in_bin;
     low += static_cast<uint32_t>(shared->bin) << shift;
     wanted -= shared->above;
-    if (shared->in_bin == wanted) return {low - 1, 0};
+    if (in_bin == wanted) return {low - 1, 0};
     if (shift == 0) return {low, wanted};
     span = (1u << shift) - 1;
     shift = max(0, shift - kBinBits);
+    if (in_bin <= kListedKeys) {
+      for_keys([&](uint32_t key) {
+        if (key != kNoCandidate && key - low <= span) shared->listed[atomicAdd(&shared->num_listed, 1)] = key;
+      });
+      __syncthreads();
+      return ThresholdOfList(in_bin, wanted, *shared);
+    }
     for (int i = threadIdx.x; i < kBins; i += blockDim.x) shared->bins[i] = 0;
     __syncthreads();
   }
 }
 
+__device__ KvEntry EntryAt(const PickedRow& row, int token, int32_t page) {
+  KvEntry entry;
+  entry.page = page;
+  entry.first_valid = token % row.page_tokens;
+  entry.num_valid = row.step_tokens;
+  entry.position = token;
+  return entry;
+}
+
+__device__ int32_t PageOf(const PickedRow& row, int token) { return row.context[token / row.page_tokens].page; }
+
 // The entries of pick number `pick`.
 __device__ void WriteBlock(const PickedRow& row, int pick, int block) {
   for (int i = 0; i < row.entries_per_block; ++i) {
     const int token = block * row.block_tokens + i * row.step_tokens;
-    KvEntry entry;
-    entry.page = row.context[token / row.page_tokens].page;
-    entry.first_valid = token % row.page_tokens;
-    entry.num_valid = row.step_tokens;
-    entry.position = token;
-    row.out[row.num_leading + pick * row.entries_per_block + i] = entry;
+    row.out[row.num_leading + pick * row.entries_per_block + i] = EntryAt(row, token, PageOf(row, token));
   }
 }
 
-__device__ void WriteForced(const SelectBlocksArgs& args, const PickedRow& row) {
-  for (int i = threadIdx.x; i < row.num_leading + row.num_trailing; i += blockDim.x) {
-    const bool leads = i < row.num_leading;
-    const int64_t from = leads ? row.leading + i : row.trailing + i - row.num_leading;
-    row.out[leads ? i : row.num_entries - row.num_trailing + i - row.num_leading] = args.entries[from];
-  }
+// Entry `index` of those read whatever is chosen: where it comes from and, among the list's, goes to.
+__device__ const KvEntry& Forced(const SelectBlocksArgs& args, const PickedRow& row, int index) {
+  return args.entries[index < row.num_leading ? row.leading + index : row.trailing + index - row.num_leading];
+}
+__device__ KvEntry* ForcedPlace(const PickedRow& row, int index) {
+  return row.out + (index < row.num_leading ? index : row.num_entries - row.num_trailing + index - row.num_leading);
 }
 
-// Each thread holds the scores, keys and picks of 4 * kChunks neighbouring blocks.
+// Each thread holds the scores, keys and picks of 4 * kChunks neighbouring blocks. `pages` are those of its first four,
+// where a block has one entry.
 template <int kChunks>
-__device__ void PickInRegisters(const ScoreMemory& memory, int64_t pair, const PickedRow& row, Shared* shared) {
+__device__ void PickInRegisters(const ScoreMemory& memory, int64_t pair, const PickedRow& row,
+                                const int32_t (&pages)[4], Shared* shared) {
   const int first = threadIdx.x * 4 * kChunks, lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
   uint4 keys[kChunks] = {};
   uint32_t smallest = 0xffffffffu, largest = 0;
@@ -296,7 +333,12 @@ __device__ void PickInRegisters(const ScoreMemory& memory, int64_t pair, const P
   for_keys([&](uint32_t key) {
     const bool is_equal = key == threshold.key && threshold.equals > 0;
     if (key > threshold.key || (is_equal && equal < threshold.equals)) {
-      WriteBlock(row, above + min(equal, threshold.equals), block);
+      const int pick = above + min(equal, threshold.equals);
+      if (kChunks == 1 && row.entries_per_block == 1) {
+        row.out[row.num_leading + pick] = EntryAt(row, block * row.block_tokens, pages[block - first]);
+      } else {
+        WriteBlock(row, pick, block);
+      }
     }
     above += key > threshold.key ? 1 : 0;
     equal += is_equal ? 1 : 0;
@@ -335,7 +377,7 @@ __device__ void Compact(const uint32_t* keys, int num_blocks, Threshold threshol
   }
 }
 
-// Keys lie in `keys`, which may be the first head's scores.
+// Keys lie in `keys`, which are the first head's scores.
 __device__ void PickInMemory(const ScoreMemory& memory, int64_t pair, const PickedRow& row, uint32_t* keys,
                              Shared* shared) {
   ShareTotals(memory, pair, row, shared);
@@ -358,20 +400,31 @@ __device__ void PickInMemory(const ScoreMemory& memory, int64_t pair, const Pick
 }
 
 // A grid of [KV heads][rows].
-__global__ void __launch_bounds__(1024) PickKernel(SelectBlocksArgs args, ScoreMemory memory, bool keys_are_shared) {
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) PickKernel(SelectBlocksArgs args, ScoreMemory memory) {
   __shared__ Shared shared;
-  extern __shared__ uint4 shared_keys[];
-  LetNextStart();
   __shared__ PickedRow row;
+  LetNextStart();
   const SelectorRow& full_row = args.rows[blockIdx.y];
   const int64_t kv_head = blockIdx.x, pair = blockIdx.y * args.cache.num_kv_heads + kv_head;
   const bool is_dense = IsDenseLayer(full_row, args.layer), is_padding = full_row.num_picked == 0;
   if (threadIdx.x == 0) {
     row = LoadPickedRow(args, full_row, kv_head);
-    shared.smallest_key = 0xffffffffu, shared.largest_key = 0;
+    shared.num_listed = 0;
   }
-  for (int i = threadIdx.x; i < kBins; i += blockDim.x) shared.bins[i] = 0;
+  for (int i = threadIdx.x; i < kBins; i += kThreads) shared.bins[i] = 0;
   __syncthreads();
+  // What is chosen among and what is forced is read ahead.
+  const int num_forced = is_dense || is_padding ? 0 : row.num_leading + row.num_trailing;
+  int forced = kThreads - 1 - static_cast<int>(threadIdx.x);
+  KvEntry entry;
+  if (forced < num_forced) entry = Forced(args, row, forced);
+  int32_t pages[4] = {};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int block = 4 * static_cast<int>(threadIdx.x) + i;
+    if (!is_padding && block < row.num_blocks) pages[i] = PageOf(row, block * row.block_tokens);
+  }
   WaitForPrevious();
   if (is_padding) return;
   if (threadIdx.x == 0) {
@@ -379,16 +432,16 @@ __global__ void __launch_bounds__(1024) PickKernel(SelectBlocksArgs args, ScoreM
         is_dense ? full_row.context : KvList{row.out - args.entries, row.num_entries};
   }
   if (is_dense) return;
-  WriteForced(args, row);
-  const int threads = static_cast<int>(blockDim.x);
-  if (row.num_blocks <= 4 * threads) {
-    PickInRegisters<1>(memory, pair, row, &shared);
-  } else if (row.num_blocks <= 16 * threads) {
-    PickInRegisters<4>(memory, pair, row, &shared);
+  if (forced < num_forced) *ForcedPlace(row, forced) = entry;
+  for (forced += kThreads; forced < num_forced; forced += kThreads) {
+    *ForcedPlace(row, forced) = Forced(args, row, forced);
+  }
+  if (row.num_blocks <= 4 * kThreads) {
+    PickInRegisters<1>(memory, pair, row, pages, &shared);
+  } else if (row.num_blocks <= 16 * kThreads) {
+    PickInRegisters<4>(memory, pair, row, pages, &shared);
   } else {
-    auto* const keys = keys_are_shared ? reinterpret_cast<uint32_t*>(shared_keys)
-                                       : reinterpret_cast<uint32_t*>(memory.ScoresOf(pair, 0));
-    PickInMemory(memory, pair, row, keys, &shared);
+    PickInMemory(memory, pair, row, reinterpret_cast<uint32_t*>(memory.ScoresOf(pair, 0)), &shared);
   }
 }
 
@@ -411,16 +464,12 @@ ScoreMemory MakeScoreMemory(const SelectBlocksArgs& args, int64_t max_blocks, Wo
 }
 
 cudaError_t LaunchPickBlocks(const SelectBlocksArgs& args, const ScoreMemory& memory, cudaStream_t stream) {
-  static const cudaError_t raised =
-      cudaFuncSetAttribute(PickKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedKeys * sizeof(uint32_t));
-  if (raised != cudaSuccess) return raised;
-  const bool keys_are_shared = memory.max_blocks <= kSharedKeys;
-  const size_t shared_bytes = keys_are_shared ? static_cast<size_t>(memory.max_blocks) * sizeof(uint32_t) : 0;
-  // A multiprocessor each where there are few lists to make, else two on one.
-  const int64_t pairs = args.num_rows * args.cache.num_kv_heads;
-  const unsigned threads = pairs <= CurrentDeviceTraits().num_multiprocessors ? 1024 : 512;
+  constexpr int kFewThreads = 512, kManyThreads = 1024;
   const dim3 grid(static_cast<unsigned>(args.cache.num_kv_heads), static_cast<unsigned>(args.num_rows));
-  return LaunchKernel(PickKernel, grid, threads, shared_bytes, stream, args, memory, keys_are_shared);
+  if (memory.max_blocks <= 16 * kFewThreads) {
+    return LaunchKernel(PickKernel<kFewThreads>, grid, kFewThreads, 0, stream, args, memory);
+  }
+  return LaunchKernel(PickKernel<kManyThreads>, grid, kManyThreads, 0, stream, args, memory);
 }
 
 int64_t SelectBlocksWorkspaceBytes(int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t max_blocks) {

@@ -420,6 +420,46 @@ struct SelectBlocksArgs {
   constexpr const float* q_f32() const { return static_cast<const float*>(q); }  // where activation is kF32
 };
 
+// What is made of q . k: scaled, or as its share of the softmax whose logarithm the query head's lse is.
+enum class KeyScore : uint8_t { kLogit, kProbability };
+enum class ScoreFold : uint8_t { kNone, kSum, kMax };
+
+// Consecutive queries of one sequence that score the same lists; one in decode.
+struct KeyScoreRow {
+  int64_t row;  // of the first query, into q and lse; the others follow
+  int64_t num_queries;
+  int64_t first_position;  // of the first query
+  int64_t left_window;
+};
+
+// Scores the keys of each (row, KV head)'s list, which is visible to each query head as in attention: what it does not
+// see has the logit -infinity and the probability 0. Scores are folded over the query heads of a group, then over the
+// queries, then over `column_tokens` neighbouring positions, the first from a multiple of that; kNone keeps them apart.
+// Columns in which a list has no token are left as they are.
+struct KeyScoresArgs {
+  AttentionCommon common;   // out is not used; lse is read for probabilities
+  const KeyScoreRow* rows;  // [num_rows]
+  const KvList* lists;      // [num_rows][num_kv_heads]
+  float* scores;            // [num_rows][num_kv_heads][group, 1 if folded][max_queries, 1 if folded][max_columns]
+  int64_t num_rows;
+  int64_t max_queries;
+  int64_t max_columns;  // beyond the last position / column_tokens
+  KeyScore score = KeyScore::kLogit;
+  ScoreFold over_group = ScoreFold::kNone;
+  ScoreFold over_queries = ScoreFold::kNone;
+  ScoreFold over_columns = ScoreFold::kNone;  // kNone: column_tokens is 1
+  int64_t column_tokens = 1;
+};
+
+constexpr float ScoreFoldStart(ScoreFold fold) {
+  return fold == ScoreFold::kMax ? -std::numeric_limits<float>::infinity() : 0.0f;
+}
+// NaN and any number: NaN.
+constexpr float FoldScore(ScoreFold fold, float folded, float score) {
+  if (fold != ScoreFold::kMax) return folded + score;
+  return score > folded || score != score ? score : folded;
+}
+
 struct DecodeRow {
   int64_t row;          // index into q and out
   int64_t position;     // of the query

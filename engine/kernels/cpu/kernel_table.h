@@ -37,6 +37,7 @@ struct KernelTable {
   KernelOp<DecodePass> decode_partials;      // fills DecodePass::partials; all tasks end before the merge begins
   KernelOp<DecodePass> decode_merge;         // partials to out and lse
   KernelOp<PrefillAttentionArgs> prefill_attention;
+  KernelOp<KeyScoresArgs> key_scores;
 };
 
 // Plain loops for any CPU: the oracle that the other levels are tested against.

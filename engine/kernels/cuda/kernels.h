@@ -26,6 +26,7 @@ cudaError_t LaunchRope(const RopeArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvAppend(const KvAppendArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeAppend(const RopeAppendArgs& args, cudaStream_t stream);
 cudaError_t LaunchGatherNorm(const GatherNormArgs& args, cudaStream_t stream);
+cudaError_t LaunchKeyScores(const KeyScoresArgs& args, cudaStream_t stream);
 cudaError_t LaunchFillKeyBounds(const FillKeyBoundsArgs& args, cudaStream_t stream);
 // head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens.
 // Every legal decode shape, one warp a query at a time: what decode_attention.h falls back to.

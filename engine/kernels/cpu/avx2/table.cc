@@ -20,6 +20,7 @@ const KernelTable& Avx2Kernels() {
       .decode_partials = avx2::kDecodePartials,
       .decode_merge = avx2::kDecodeMerge,
       .prefill_attention = avx2::kPrefillAttention,
+      .key_scores = PortableKernels().key_scores,  // for analysis and once a prompt, not in every step
   };
   return table;
 }

@@ -18,6 +18,7 @@ extern const KernelOp<KvAppendArgs> kKvAppend;
 extern const KernelOp<FillKeyBoundsArgs> kFillKeyBounds;
 extern const KernelOp<SelectionPass> kScoreKeyBounds;
 extern const KernelOp<SelectionPass> kPickBlocks;
+extern const KernelOp<KeyScoresArgs> kKeyScores;
 extern const KernelOp<DecodePass> kDecodePartials;
 extern const KernelOp<DecodePass> kDecodeMerge;
 extern const KernelOp<PrefillAttentionArgs> kPrefillAttention;

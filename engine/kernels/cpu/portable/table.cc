@@ -20,6 +20,7 @@ const KernelTable& PortableKernels() {
       .decode_partials = portable::kDecodePartials,
       .decode_merge = portable::kDecodeMerge,
       .prefill_attention = portable::kPrefillAttention,
+      .key_scores = portable::kKeyScores,
   };
   return table;
 }

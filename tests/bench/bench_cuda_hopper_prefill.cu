@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks Hopper's prefill attention against float64 on the device, on fresh random lists with poisoned outputs, then
 // times it with a cold L2 cache: dense causal prompts, chunks at depth and block masks.
-//   farspan-bench-cuda-hopper-prefill [all|check|time|quick|once]
-// Without an argument: all, a check and then times. quick: few of them; once: for a profiler. Exits with 1 when a check
-// fails.
+//   farspan-bench-cuda-hopper-prefill [all|check|sanitize|time|quick|once]
+// Without an argument: all, a check and then times. sanitize: small checks, for compute-sanitizer; quick: few times;
+// once: for a profiler. Exits with 1 when a check fails.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -58,6 +58,17 @@ bool CheckAll() {
   return right;
 }
 
+bool CheckSmall() {
+  Shape shape = {.heads = 2, .kv_heads = 1, .page_tokens = 32, .context = 300, .queries = 300};
+  bool right = CheckShape("small", shape, 16);
+  shape.steepness = 60;
+  right &= CheckShape("small, steep scores", shape, 16);
+  shape.steepness = 1;
+  shape.wild = true;
+  shape.kept = 0.5;
+  return CheckShape("small, wild lists, block mask", shape, 16) && right;
+}
+
 void Time(const char* name, const Shape& shape, int repeats) {
   const Scene scene(shape);
   constexpr size_t kFlushBytes = size_t{256} << 20;
@@ -100,6 +111,7 @@ int Run(int argc, char** argv) {
   const char* what = argc < 2 ? "all" : argv[1];
   const bool all = std::strcmp(what, "all") == 0;
   if ((all || std::strcmp(what, "check") == 0) && !CheckAll()) return 1;
+  if (std::strcmp(what, "sanitize") == 0 && !CheckSmall()) return 1;
   if (all || std::strcmp(what, "time") == 0) TimeAll();
   if (std::strcmp(what, "quick") == 0) {
     Time("causal 8k", {.context = 8192, .queries = 8192}, 21);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prefill attention on devices of compute capability 9.0, by their asynchronous matrix products: every kind of list and
-// block mask. LaunchPrefillAttention chooses between it and the kernel that runs anywhere.
+// block mask. LaunchPrefillAttention is for what it does not support.
 #pragma once
 
 #include <cuda_runtime_api.h>

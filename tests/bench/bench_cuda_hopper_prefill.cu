@@ -23,7 +23,7 @@ bool CheckShape(const char* name, const Shape& shape, int64_t samples) {
   }
   // Turned queries are rounded to bf16 once more, which a list of few keys shows in full.
   const bool right = worst >= 0 && worst < 6e-3 && worst_lse < (shape.wild ? 1e-2 : 1e-4) * shape.steepness;
-  std::printf("check %-28s d%lld page %lld: error %.2e lse %.1e %s\n", name, static_cast<long long>(shape.head_dim),
+  std::printf("check %-32s d%lld page %lld: error %.2e lse %.1e %s\n", name, static_cast<long long>(shape.head_dim),
               static_cast<long long>(shape.page_tokens), worst, worst_lse, right ? "" : "WRONG");
   std::fflush(stdout);
   return right;
@@ -64,6 +64,9 @@ bool CheckSmall() {
   shape.steepness = 60;
   right &= CheckShape("small, steep scores", shape, 16);
   shape.steepness = 1;
+  shape.early_queries = 200;
+  right &= CheckShape("small, two prompts", shape, 16);
+  shape.early_queries = 0;
   shape.wild = true;
   shape.kept = 0.5;
   return CheckShape("small, wild lists, block mask", shape, 16) && right;
@@ -89,7 +92,7 @@ void Time(const char* name, const Shape& shape, int repeats) {
   }
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  std::printf("time %-28s d%lld page %lld: %9.3f ms (best %9.3f) %6.1f TFLOP/s\n", name,
+  std::printf("time %-32s d%lld page %lld: %9.3f ms (best %9.3f) %6.1f TFLOP/s\n", name,
               static_cast<long long>(shape.head_dim), static_cast<long long>(shape.page_tokens), median, times[0],
               scene.flops() / median / 1e9);
   std::fflush(stdout);
@@ -102,6 +105,7 @@ void TimeAll() {
   Time("causal 32k", {.context = 32 * k, .queries = 32 * k}, 9);
   Time("causal 128k", {.context = 128 * k, .queries = 128 * k}, 3);
   Time("2k at 126k", {.context = 128 * k, .queries = 2 * k}, 11);
+  Time("640 at 63k with a prompt of 8k", {.context = 64 * k, .queries = 640, .early_queries = 8 * k}, 11);
   Time("block mask 10 % 128k", {.context = 128 * k, .queries = 128 * k, .kept = 0.1}, 7);
   Time("block mask 10 % 128k", {.page_tokens = 16, .context = 128 * k, .queries = 128 * k, .kept = 0.1}, 5);
   Time("causal 32k", {.head_dim = 64, .context = 32 * k, .queries = 32 * k}, 9);

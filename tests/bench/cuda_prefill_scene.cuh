@@ -65,11 +65,14 @@ __global__ void FillKernel(uint16_t* values, int64_t size, uint64_t seed) {
 
 struct Shape {
   int64_t heads = 32, kv_heads = 8, head_dim = 128, page_tokens = 64;
-  int64_t context = 0;  // keys
-  int64_t queries = 0;  // the last ones
-  double kept = 1;      // share of a block mask
-  bool wild = false;    // random entries: partial pages, gaps, masks, caps, windows
-  float steepness = 1;  // factor of the scores
+  int64_t context = 0;        // keys
+  int64_t queries = 0;        // the last ones
+  int64_t early_queries = 0;  // the first ones, in the batch after the last
+  double kept = 1;            // share of a block mask
+  bool wild = false;          // random entries: partial pages, gaps, masks, caps, windows
+  float steepness = 1;        // factor of the scores
+
+  int64_t num_rows() const { return queries + early_queries; }
 };
 
 inline std::mt19937_64 generator(std::random_device{}());
@@ -106,9 +109,40 @@ inline void AddWildEntries(const Shape& shape, const std::vector<int32_t>& table
   }
 }
 
+// Tiles of the queries at positions [first, last), rows from `row`, with a list a head and, where it is wanted, a mask.
+inline void AddTiles(const Shape& shape, int64_t first, int64_t last, int64_t row, Host* host) {
+  const int64_t page = shape.page_tokens;
+  const double block_flops = 4.0 * 128 * 128 * static_cast<double>(shape.head_dim);
+  for (int64_t begin = first; begin < last;) {
+    const int64_t limit = std::min(last, begin / kPrefillTileQueries * kPrefillTileQueries + kPrefillTileQueries);
+    const int64_t end = shape.wild ? Integer(begin + 1, limit) : limit;
+    PrefillTile tile = {row + begin - first, end - begin, begin, kNoLeftWindow};
+    if (shape.wild && Integer(0, 1) != 0) tile.left_window = Integer(1, shape.context);
+    host->tiles.push_back(tile);
+    const int64_t entries = shape.wild ? static_cast<int64_t>(host->entries.size()) : (end + page - 1) / page;
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      host->lists.push_back({0, entries});
+      if (shape.kept >= 1) continue;
+      BlockRange range{static_cast<int64_t>(host->blocks.size()), 0};
+      const int64_t blocks = (entries + 128 / page - 1) / (128 / page);
+      for (int64_t block = 0; block < blocks; ++block) {
+        if (block == 0 || block == blocks - 1 || Integer(0, 9999) < 10000 * shape.kept) {
+          host->blocks.push_back(static_cast<int32_t>(block));
+        }
+      }
+      range.num_blocks = static_cast<int64_t>(host->blocks.size()) - range.begin;
+      host->flops += block_flops * static_cast<double>(range.num_blocks);
+      host->ranges.push_back(range);
+    }
+    begin = end;
+  }
+  const double dim = static_cast<double>(shape.head_dim * shape.heads), n = static_cast<double>(last - first);
+  if (shape.kept >= 1) host->flops += 4 * dim * n * (static_cast<double>(last) - n / 2);
+}
+
 inline Host MakeHost(const Shape& shape, const std::vector<int32_t>& table) {
   Host host;
-  const int64_t page = shape.page_tokens, first = shape.context - shape.queries;
+  const int64_t page = shape.page_tokens;
   if (shape.wild) {
     AddWildEntries(shape, table, &host);
   } else {
@@ -118,33 +152,8 @@ inline Host MakeHost(const Shape& shape, const std::vector<int32_t>& table) {
                               .position = begin});
     }
   }
-  const double block_flops = 4.0 * 128 * 128 * static_cast<double>(shape.head_dim);
-  for (int64_t begin = first; begin < shape.context;) {
-    const int64_t limit =
-        std::min(shape.context, begin / kPrefillTileQueries * kPrefillTileQueries + kPrefillTileQueries);
-    const int64_t end = shape.wild ? Integer(begin + 1, limit) : limit;
-    PrefillTile tile = {begin - first, end - begin, begin, kNoLeftWindow};
-    if (shape.wild && Integer(0, 1) != 0) tile.left_window = Integer(1, shape.context);
-    host.tiles.push_back(tile);
-    const int64_t entries = shape.wild ? static_cast<int64_t>(host.entries.size()) : (end + page - 1) / page;
-    for (int64_t head = 0; head < shape.heads; ++head) {
-      host.lists.push_back({0, entries});
-      if (shape.kept >= 1) continue;
-      BlockRange range{static_cast<int64_t>(host.blocks.size()), 0};
-      const int64_t blocks = (entries + 128 / page - 1) / (128 / page);
-      for (int64_t block = 0; block < blocks; ++block) {
-        if (block == 0 || block == blocks - 1 || Integer(0, 9999) < 10000 * shape.kept) {
-          host.blocks.push_back(static_cast<int32_t>(block));
-        }
-      }
-      range.num_blocks = static_cast<int64_t>(host.blocks.size()) - range.begin;
-      host.flops += block_flops * static_cast<double>(range.num_blocks);
-      host.ranges.push_back(range);
-    }
-    begin = end;
-  }
-  const double dim = static_cast<double>(shape.head_dim * shape.heads), n = static_cast<double>(shape.queries);
-  if (shape.kept >= 1) host.flops = 4 * dim * n * (static_cast<double>(shape.context) - n / 2);
+  AddTiles(shape, shape.context - shape.queries, shape.context, 0, &host);
+  AddTiles(shape, 0, shape.early_queries, shape.queries, &host);
   return host;
 }
 
@@ -157,9 +166,9 @@ class Scene {
         table_(MakeTable(pages_)),
         host_(MakeHost(shape, table_)),
         cache_(static_cast<size_t>(pages_ * shape.kv_heads * 2 * shape.page_tokens * shape.head_dim)),
-        q_(static_cast<size_t>(shape.queries * shape.heads * shape.head_dim)),
-        out_(static_cast<size_t>(shape.queries * shape.heads * shape.head_dim)),
-        lse_(static_cast<size_t>(shape.queries * shape.heads)),
+        q_(static_cast<size_t>(shape.num_rows() * shape.heads * shape.head_dim)),
+        out_(static_cast<size_t>(shape.num_rows() * shape.heads * shape.head_dim)),
+        lse_(static_cast<size_t>(shape.num_rows() * shape.heads)),
         entries_(host_.entries),
         tiles_(host_.tiles),
         lists_(host_.lists),
@@ -170,7 +179,7 @@ class Scene {
         workspace_(static_cast<size_t>(HopperPrefillWorkspaceBytes())) {
     const uint64_t seed = generator();
     FillKernel<<<1024, 256>>>(cache_.data(), pages_ * shape.kv_heads * 2 * shape.page_tokens * shape.head_dim, seed);
-    FillKernel<<<1024, 256>>>(q_.data(), shape.queries * shape.heads * shape.head_dim, ~seed);
+    FillKernel<<<1024, 256>>>(q_.data(), shape.num_rows() * shape.heads * shape.head_dim, ~seed);
     Check(cudaGetLastError(), "fill");
     if (shape.wild) PoisonUnlisted();
     args_.common = {
@@ -201,7 +210,7 @@ class Scene {
 
   // Relative error of the outputs by norm and greatest error of the log-sum-exps; negative where something is wrong.
   double Error(int64_t most_samples, double* lse_error) {
-    const int64_t dim = shape_.head_dim, all = shape_.queries * shape_.heads;
+    const int64_t dim = shape_.head_dim, all = shape_.num_rows() * shape_.heads;
     Check(cudaMemset(out_.data(), 0xff, static_cast<size_t>(all * dim) * 2), "poison");
     Check(cudaMemset(lse_.data(), 0xff, static_cast<size_t>(all) * 4), "poison");
     Check(Launch(), "launch");

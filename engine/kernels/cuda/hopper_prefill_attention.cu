@@ -49,6 +49,29 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 #endif
 }
 
+// One block. Ranks tiles by how much their first head reads.
+__global__ void ScheduleKernel(const __grid_constant__ PrefillAttentionArgs args, PrefillSchedule* schedule) {
+  __shared__ int64_t lengths[kMostOrderedTiles];
+  WaitForPrevious();
+  LetNextStart();
+  const int num_tiles = static_cast<int>(args.num_tiles), tile = static_cast<int>(threadIdx.x);
+  if (tile == 0) schedule->items_taken = 0;
+  if (num_tiles > kMostOrderedTiles) return;
+  if (tile < num_tiles) {
+    const int64_t index = tile * args.common.num_heads;
+    const int64_t num_blocks = args.kept_ranges == nullptr ? kAllBlocks : args.kept_ranges[index].num_blocks;
+    lengths[tile] = num_blocks == kAllBlocks ? args.lists[index].num_entries
+                                             : num_blocks * MaskBlockEntries(args.common.cache.page_tokens);
+  }
+  __syncthreads();
+  if (tile >= num_tiles) return;
+  int rank = 0;
+  for (int other = 0; other < num_tiles; ++other) {
+    rank += lengths[other] > lengths[tile] || (lengths[other] == lengths[tile] && other > tile) ? 1 : 0;
+  }
+  schedule->longest_first[rank] = tile;
+}
+
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
 
 EncodeTiled FindEncodeTiled() {
@@ -79,7 +102,7 @@ bool EncodeRows(const void* data, int64_t columns, int64_t rows, int64_t box_row
 }
 
 template <int kHeadDim>
-cudaError_t Launch(const PrefillAttentionArgs& args, unsigned* items_taken, cudaStream_t stream) {
+cudaError_t Launch(const PrefillAttentionArgs& args, PrefillSchedule* schedule, cudaStream_t stream) {
   const AttentionCommon& common = args.common;
   const KvLayerView& cache = common.cache;
   constexpr int64_t kManyRows = int64_t{1} << 31;  // how many q has is unknown; only rows of whole tiles are copied
@@ -93,20 +116,21 @@ cudaError_t Launch(const PrefillAttentionArgs& args, unsigned* items_taken, cuda
   static const cudaError_t allowed = cudaFuncSetAttribute(
       PrefillKernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (allowed != cudaSuccess) return allowed;
-  if (const cudaError_t error = cudaMemsetAsync(items_taken, 0, sizeof(unsigned), stream); error != cudaSuccess) {
-    return error;
-  }
+  const auto schedulers =
+      static_cast<unsigned>(args.num_tiles < kMostOrderedTiles ? args.num_tiles : kMostOrderedTiles);
+  const cudaError_t scheduled = LaunchKernel(ScheduleKernel, dim3(1), dim3(schedulers), 0, stream, args, schedule);
+  if (scheduled != cudaSuccess) return scheduled;
   const int64_t num_items = args.num_tiles * common.num_heads;
   const int64_t num_blocks = CurrentDeviceTraits().num_multiprocessors;
   const dim3 grid(static_cast<unsigned>(num_items < num_blocks ? num_items : num_blocks));
   return LaunchKernel(PrefillKernel<kHeadDim>, grid, dim3(kBlockThreads), shared_bytes, stream, q_map, kv_map,
-                      PrefillParams{.args = args, .items_taken = items_taken});
+                      PrefillParams{.args = args, .schedule = schedule});
 }
 
 }  // namespace
 }  // namespace hopper
 
-int64_t HopperPrefillWorkspaceBytes() { return sizeof(unsigned); }
+int64_t HopperPrefillWorkspaceBytes() { return sizeof(hopper::PrefillSchedule); }
 
 bool HopperPrefillSupports(const PrefillAttentionArgs& args) {
   const AttentionCommon& common = args.common;
@@ -125,9 +149,9 @@ cudaError_t LaunchHopperPrefillAttention(const PrefillAttentionArgs& args, Works
     return cudaErrorInvalidValue;
   }
   if (args.num_tiles == 0) return cudaSuccess;
-  auto* items_taken = static_cast<unsigned*>(workspace.data);
-  return args.common.cache.head_dim == 64 ? hopper::Launch<64>(args, items_taken, stream)
-                                          : hopper::Launch<128>(args, items_taken, stream);
+  auto* schedule = static_cast<hopper::PrefillSchedule*>(workspace.data);
+  return args.common.cache.head_dim == 64 ? hopper::Launch<64>(args, schedule, stream)
+                                          : hopper::Launch<128>(args, schedule, stream);
 }
 
 }  // namespace farspan::kernels::cuda

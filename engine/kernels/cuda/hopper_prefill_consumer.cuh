@@ -208,13 +208,7 @@ class PrefillConsumer {
         WaitForProducts<1>();
         HoldRegisters(scores);
         FinishKeys(flags, scores);
-        bool decays;
-        if (by_sums) {
-          decays = softmax.WeighSettled(scores, scale_log2_);
-        } else {
-          decays = softmax.Weigh(scores, scale_log2_);
-          by_sums = !item_.by_maxima && softmax.Settled();
-        }
+        const bool decays = WeighNext(scores, &softmax, &by_sums);
         HoldRegisters(scores);
         flags = AwaitKeys();
         WaitForProducts<0>();
@@ -235,6 +229,14 @@ class PrefillConsumer {
     k_place_.Advance();
     if (softmax.overflowed) shared_.items[q_place_.stage].overflowed = true;
     Store(softmax);
+  }
+
+  // Weighs a tile; `*by_sums` is whether a look at the maxima can be spared, and is decided anew where it could not.
+  __device__ __forceinline__ bool WeighNext(float (&scores)[kScores], Softmax<kHeadDim>* softmax, bool* by_sums) const {
+    if (*by_sums) return softmax->WeighSettled(scores, scale_log2_);
+    const bool decays = softmax->Weigh(scores, scale_log2_);
+    *by_sums = !item_.by_maxima && softmax->Settled();
+    return decays;
   }
 
   // Waits for the next keys, or the item's end, and returns their flags.

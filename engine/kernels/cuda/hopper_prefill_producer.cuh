@@ -15,10 +15,17 @@ inline constexpr int kTileKeys = static_cast<int>(kMaskBlockTokens);
 inline constexpr uint32_t kPanelBytes = kTileKeys * kPanelRowBytes;  // of 128 queries, keys or values
 inline constexpr int kMostTilePages = kTileKeys / 16;
 inline constexpr uint32_t kPanelAlignment = 1024;
+inline constexpr int64_t kMostOrderedTiles = 1024;
+
+// In the workspace, filled by an own kernel before each launch.
+struct PrefillSchedule {
+  unsigned items_taken;                      // beyond each block's first
+  int32_t longest_first[kMostOrderedTiles];  // of up to so many tiles
+};
 
 struct PrefillParams {
   PrefillAttentionArgs args;
-  unsigned* items_taken;  // beyond each block's first; 0 at the start
+  PrefillSchedule* schedule;
 };
 
 // The queries that see a key: [low half, low half + high half) of the tile's.
@@ -94,7 +101,7 @@ class PrefillProducer {
   __device__ PrefillProducer(const PrefillParams& params, const CUtensorMap* q_map, const CUtensorMap* kv_map,
                              Shared* shared)
       : args_(params.args),
-        items_taken_(params.items_taken),
+        schedule_(*params.schedule),
         q_map_(q_map),
         kv_map_(kv_map),
         shared_(*shared),
@@ -124,7 +131,7 @@ class PrefillProducer {
       WalkList();
       // Not before this one is all but done, so that a block with a long item takes no other.
       if (!by_maxima) {
-        if (lane_ == 0) fresh = gridDim.x + atomicAdd(items_taken_, 1u);
+        if (lane_ == 0) fresh = gridDim.x + atomicAdd(&schedule_.items_taken, 1u);
         fresh = __shfl_sync(kWholeWarp, fresh, 0);
       }
       EndItem();
@@ -170,14 +177,15 @@ class PrefillProducer {
     }
   }
 
-  // Later tiles first, since the tiles of a sequence ascend and so do their lists; heads in turn, but no more KV heads
-  // at a time than the L2 cache holds.
+  // Tiles with long lists first; of very many tiles later ones, since those of a sequence ascend and so do their lists.
+  // Heads in turn, but no more KV heads at a time than the L2 cache holds.
   __device__ void TakeItem(unsigned item) {
     const AttentionCommon& common = args_.common;
     const unsigned num_tiles = static_cast<unsigned>(args_.num_tiles), num_heads = common.num_heads;
     const unsigned num_kv_heads = common.cache.num_kv_heads, group = num_heads / num_kv_heads;
     constexpr int64_t kCachedBytes = int64_t{32} << 20;
-    const int64_t longest = args_.lists[(num_tiles - 1) * num_heads].num_entries;
+    const unsigned long_tile = num_tiles <= kMostOrderedTiles ? schedule_.longest_first[0] : num_tiles - 1;
+    const int64_t longest = args_.lists[long_tile * num_heads].num_entries;
     const int64_t kv_head_bytes = (longest + 1) * page_tokens_ * kHeadDim * 4;
     const int64_t sections = (num_kv_heads * kv_head_bytes + kCachedBytes - 1) / kCachedBytes;
     const unsigned num_sections = sections < num_kv_heads ? static_cast<unsigned>(sections) : num_kv_heads;
@@ -185,7 +193,8 @@ class PrefillProducer {
     const unsigned section = item / (num_tiles * section_heads), in_section = item % (num_tiles * section_heads);
     const unsigned first_head = section * section_heads;
     const unsigned heads = num_heads - first_head < section_heads ? num_heads - first_head : section_heads;
-    const unsigned tile_index = num_tiles - 1 - in_section / heads;
+    const unsigned nth = in_section / heads;
+    const unsigned tile_index = num_tiles <= kMostOrderedTiles ? schedule_.longest_first[nth] : num_tiles - 1 - nth;
     head_ = static_cast<int>(first_head + in_section % heads);
     kv_head_ = head_ / static_cast<int>(group);
     head_in_group_ = head_ % static_cast<int>(group);
@@ -415,7 +424,7 @@ class PrefillProducer {
   }
 
   const PrefillAttentionArgs& args_;
-  unsigned* const items_taken_;
+  PrefillSchedule& schedule_;
   const CUtensorMap* const q_map_;
   const CUtensorMap* const kv_map_;
   Shared& shared_;

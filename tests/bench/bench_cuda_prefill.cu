@@ -2,302 +2,17 @@
 // Checks and times prefill attention on the current device: random lists against float64 on the device, then shapes of
 // real models. Prints a table; needs nothing but the CUDA runtime.
 //   farspan-bench-cuda-prefill [check|time] [largest number of tokens]
-#include <cuda_bf16.h>
-
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "engine/kernels/cuda/device.cuh"
-#include "engine/kernels/cuda/prefill_attention.h"
+#include "tests/bench/cuda_prefill_call.cuh"
 
 namespace farspan::kernels::cuda {
 namespace {
-
-void Check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::printf("%s: %s\n", what, cudaGetErrorString(error));
-  std::fflush(stdout);
-  std::exit(1);
-}
-
-template <typename T>
-T* Allocate(int64_t size) {
-  void* data = nullptr;
-  Check(cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(size, 1)) * sizeof(T)), "cudaMalloc");
-  return static_cast<T*>(data);
-}
-
-template <typename T>
-T* Put(const std::vector<T>& host) {
-  T* device = Allocate<T>(static_cast<int64_t>(host.size()));
-  Check(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
-  return device;
-}
-
-__device__ inline uint32_t Hash(uint64_t x) {
-  x ^= x >> 33;
-  x *= 0xff51afd7ed558ccdull;
-  x ^= x >> 33;
-  x *= 0xc4ceb9fe1a85ec53ull;
-  return static_cast<uint32_t>(x >> 32);
-}
-
-// About normal, with unit variance.
-__global__ void FillKernel(__nv_bfloat16* values, int64_t size, uint64_t seed) {
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < size;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const uint32_t bits = Hash(seed + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15ull);
-    const float sum = static_cast<float>((bits & 255) + (bits >> 8 & 255) + (bits >> 16 & 255) + (bits >> 24));
-    values[i] = __float2bfloat16((sum - 510.0f) / 147.8f);
-  }
-}
-
-void Fill(void* values, int64_t size, uint64_t seed) {
-  FillKernel<<<1024, 256>>>(static_cast<__nv_bfloat16*>(values), size, seed);
-  Check(cudaGetLastError(), "fill");
-}
-
-__global__ void FillRopeKernel(float* cos_sin, const int64_t* positions, const double* frequencies, int64_t rows,
-                               int64_t pairs) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (i >= rows * pairs) return;
-  const double angle = static_cast<double>(positions[i / pairs]) * frequencies[i % pairs];
-  cos_sin[2 * i] = static_cast<float>(cos(angle));
-  cos_sin[2 * i + 1] = static_cast<float>(sin(angle));
-}
-
-// A query to check: one head of one query of a tile.
-struct Sample {
-  int64_t tile;
-  int64_t query;
-  int64_t head;
-};
-
-// Float64 attention of samples: out[sample][head_dim], then the log-sum-exp. `weights` is [samples][max_keys].
-__global__ void ReferenceKernel(PrefillAttentionArgs args, const Sample* samples, double* weights, int64_t max_keys,
-                                double* out) {
-  __shared__ double q[256], turned[256], reduced[256];
-  const AttentionCommon& common = args.common;
-  const KvLayerView& cache = common.cache;
-  const Sample sample = samples[blockIdx.x];
-  const PrefillTile tile = args.tiles[sample.tile];
-  const int64_t head_dim = cache.head_dim, group = common.num_heads / cache.num_kv_heads;
-  const int64_t list_index = sample.tile * common.num_heads + sample.head, row = tile.row + sample.query;
-  const int64_t position = tile.first_position + sample.query;
-  const KvList list = args.lists[list_index];
-  const BlockRange range = args.kept_ranges == nullptr ? BlockRange() : args.kept_ranges[list_index];
-  const int64_t block_entries = MaskBlockEntries(cache.page_tokens);
-  const auto* data = static_cast<const __nv_bfloat16*>(cache.data);
-  double* mine = weights + blockIdx.x * max_keys;
-  for (int64_t i = threadIdx.x; i < head_dim; i += blockDim.x) {
-    q[i] = static_cast<double>(__bfloat162float(
-        static_cast<const __nv_bfloat16*>(common.q)[(row * common.num_heads + sample.head) * head_dim + i]));
-  }
-  double* result = out + blockIdx.x * (head_dim + 1);
-  int64_t num_keys = 0;
-  for (int pass = 0; pass < 2; ++pass) {
-    num_keys = 0;
-    double sum = 0;
-    if (pass == 1) {
-      for (int64_t d = threadIdx.x; d < head_dim; d += blockDim.x) result[d] = 0;
-    }
-    for (int64_t e = 0; e < list.num_entries; ++e) {
-      if (range.num_blocks != kAllBlocks) {
-        bool kept = false;
-        for (int64_t i = 0; i < range.num_blocks && !kept; ++i) {
-          kept = args.kept_blocks[range.begin + i] == e / block_entries;
-        }
-        if (!kept) continue;
-      }
-      const KvEntry entry = common.entries[list.entries_begin + e];
-      if ((entry.head_mask >> (sample.head % group) & 1) == 0) continue;
-      const int64_t plane = ((entry.page * cache.num_kv_heads + sample.head / group) * 2) * cache.page_tokens;
-      __syncthreads();
-      if (pass == 0) {
-        const int64_t turn = (position < entry.query_cap ? position : entry.query_cap) - position;
-        for (int64_t i = threadIdx.x; i < head_dim / 2; i += blockDim.x) {
-          const double angle = 2 * i < common.rope_dim ? static_cast<double>(turn) * common.inverse_frequencies[i] : 0;
-          turned[2 * i] = q[2 * i] * cos(angle) - q[2 * i + 1] * sin(angle);
-          turned[2 * i + 1] = q[2 * i] * sin(angle) + q[2 * i + 1] * cos(angle);
-        }
-      }
-      __syncthreads();
-      for (int64_t token = threadIdx.x; pass == 0 && token < entry.num_valid; token += blockDim.x) {
-        const int64_t key = entry.position + token;
-        double score = -INFINITY;
-        if (key <= position && (entry.ignores_left_window || position - key < tile.left_window)) {
-          score = 0;
-          const __nv_bfloat16* k = data + (plane + entry.first_valid + token) * head_dim;
-          for (int64_t d = 0; d < head_dim; ++d) score += turned[d] * static_cast<double>(__bfloat162float(k[d]));
-          score *= static_cast<double>(common.scale);
-        }
-        mine[num_keys + token] = score;
-      }
-      if (pass == 1) {
-        for (int64_t d = threadIdx.x; d < head_dim; d += blockDim.x) {
-          double total = 0;
-          const __nv_bfloat16* v = data + (plane + cache.page_tokens + entry.first_valid) * head_dim + d;
-          for (int64_t token = 0; token < entry.num_valid; ++token) {
-            const double weight = mine[num_keys + token];
-            if (weight != 0) total += weight * static_cast<double>(__bfloat162float(v[token * head_dim]));
-          }
-          result[d] += total;
-        }
-      }
-      num_keys += entry.num_valid;
-    }
-    __syncthreads();
-    if (pass == 1) break;
-    double most = -INFINITY;
-    for (int64_t i = threadIdx.x; i < num_keys; i += blockDim.x) most = fmax(most, mine[i]);
-    reduced[threadIdx.x] = most;
-    __syncthreads();
-    for (unsigned i = 0; i < blockDim.x; ++i) most = fmax(most, reduced[i]);
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < num_keys; i += blockDim.x) {
-      const double weight = mine[i] == -INFINITY ? 0 : exp(mine[i] - most);
-      sum += weight;
-    }
-    reduced[threadIdx.x] = sum;
-    __syncthreads();
-    sum = 0;
-    for (unsigned i = 0; i < blockDim.x; ++i) sum += reduced[i];
-    for (int64_t i = threadIdx.x; i < num_keys; i += blockDim.x) {
-      mine[i] = mine[i] == -INFINITY ? 0 : exp(mine[i] - most) / sum;
-    }
-    if (threadIdx.x == 0) result[head_dim] = sum == 0 ? -INFINITY : most + log(sum);
-    __syncthreads();
-  }
-}
-
-// One call of the op, all of it in device memory.
-struct Scene {
-  PrefillAttentionArgs args{};
-  int64_t num_rows = 0;
-  int64_t max_keys = 0;   // longest list, in tokens
-  int64_t num_pairs = 0;  // (query, key) pairs seen, all heads
-  std::vector<PrefillTile> tiles;
-  std::vector<void*> memory;
-
-  template <typename T>
-  T* Own(T* pointer) {
-    memory.push_back(const_cast<std::remove_const_t<T>*>(pointer));
-    return pointer;
-  }
-  void Free() {
-    for (void* pointer : memory) Check(cudaFree(pointer), "cudaFree");
-    memory.clear();
-  }
-};
-
-struct SceneShape {
-  int64_t num_heads = 32;
-  int64_t num_kv_heads = 8;
-  int64_t head_dim = 128;
-  int64_t page_tokens = 64;
-  int64_t num_pages = 0;
-};
-
-void FinishScene(const SceneShape& shape, const std::vector<KvEntry>& entries, const std::vector<KvList>& lists,
-                 uint64_t seed, Scene* scene) {
-  const int64_t rows = scene->num_rows, size = rows * shape.num_heads * shape.head_dim, pairs = shape.head_dim / 2;
-  AttentionCommon& common = scene->args.common;
-  common.cache = {.element = KvElement::kBf16,
-                  .num_pages = shape.num_pages,
-                  .num_kv_heads = shape.num_kv_heads,
-                  .page_tokens = shape.page_tokens,
-                  .head_dim = shape.head_dim};
-  const int64_t cache_size = shape.num_pages * common.cache.page_elements();
-  common.cache.data = scene->Own(Allocate<__nv_bfloat16>(cache_size));
-  Fill(common.cache.data, cache_size, seed);
-  auto* q = scene->Own(Allocate<__nv_bfloat16>(size));
-  Fill(q, size, seed + 1);
-  common.q = q;
-  common.out = scene->Own(Allocate<__nv_bfloat16>(size));
-  common.lse = scene->Own(Allocate<float>(rows * shape.num_heads));
-  Check(cudaMemset(common.out, 0xff, static_cast<size_t>(size) * 2), "poison");
-  Check(cudaMemset(common.lse, 0xff, static_cast<size_t>(rows * shape.num_heads) * 4), "poison");
-  std::vector<int64_t> positions(static_cast<size_t>(rows));
-  for (const PrefillTile& tile : scene->tiles) {
-    for (int64_t i = 0; i < tile.num_queries; ++i)
-      positions[static_cast<size_t>(tile.row + i)] = tile.first_position + i;
-  }
-  std::vector<double> frequencies;
-  for (int64_t i = 0; i < pairs; ++i) {
-    frequencies.push_back(std::pow(5e5, -static_cast<double>(i) / static_cast<double>(pairs)));
-  }
-  common.inverse_frequencies = scene->Own(Put(frequencies));
-  auto* cos_sin = scene->Own(Allocate<float>(rows * shape.head_dim));
-  const int64_t* device_positions = scene->Own(Put(positions));
-  FillRopeKernel<<<static_cast<unsigned>((rows * pairs + 255) / 256), 256>>>(cos_sin, device_positions,
-                                                                             common.inverse_frequencies, rows, pairs);
-  common.rope_cos_sin = cos_sin;
-  common.rope_dim = shape.head_dim;
-  common.num_heads = shape.num_heads;
-  common.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  common.activation = Activation::kBf16;
-  common.entries = scene->Own(Put(entries));
-  scene->args.tiles = scene->Own(Put(scene->tiles));
-  scene->args.lists = scene->Own(Put(lists));
-  scene->args.num_tiles = static_cast<int64_t>(scene->tiles.size());
-  Check(cudaDeviceSynchronize(), "scene");
-}
-
-// Largest relative error ||out - reference|| / ||reference|| of a sample's vector, and largest error of its LSE.
-struct Errors {
-  double out = 0;
-  double lse = 0;
-};
-
-Errors Compare(const Scene& scene, const std::vector<Sample>& samples) {
-  const AttentionCommon& common = scene.args.common;
-  const auto head_dim = static_cast<size_t>(common.cache.head_dim);
-  const auto num_samples = static_cast<int64_t>(samples.size());
-  Sample* device_samples = Put(samples);
-  auto* weights = Allocate<double>(num_samples * scene.max_keys);
-  auto* out = Allocate<double>(num_samples * (common.cache.head_dim + 1));
-  ReferenceKernel<<<static_cast<unsigned>(num_samples), 256>>>(scene.args, device_samples, weights, scene.max_keys,
-                                                               out);
-  Check(cudaDeviceSynchronize(), "reference");
-  std::vector<double> expected(samples.size() * (head_dim + 1));
-  Check(cudaMemcpy(expected.data(), out, expected.size() * 8, cudaMemcpyDeviceToHost), "download");
-  Errors errors;
-  std::vector<uint16_t> got(head_dim);
-  for (size_t s = 0; s < samples.size(); ++s) {
-    const Sample& sample = samples[s];
-    const PrefillTile& tile = scene.tiles[static_cast<size_t>(sample.tile)];
-    const int64_t index = (tile.row + sample.query) * common.num_heads + sample.head;
-    float lse = 0;
-    Check(cudaMemcpy(got.data(), static_cast<const uint16_t*>(common.out) + index * common.cache.head_dim, head_dim * 2,
-                     cudaMemcpyDeviceToHost),
-          "download");
-    Check(cudaMemcpy(&lse, common.lse + index, 4, cudaMemcpyDeviceToHost), "download");
-    const double* reference = expected.data() + s * (head_dim + 1);
-    double difference = 0, norm = 0;
-    for (size_t d = 0; d < head_dim; ++d) {
-      const uint32_t bits = static_cast<uint32_t>(got[d]) << 16;
-      float value;
-      std::memcpy(&value, &bits, 4);
-      difference += (value - reference[d]) * (value - reference[d]);
-      norm += reference[d] * reference[d];
-    }
-    const double error = norm == 0 ? std::sqrt(difference) : std::sqrt(difference / norm);
-    const double lse_error =
-        std::isinf(reference[head_dim]) ? (lse == reference[head_dim] ? 0 : 1) : std::fabs(lse - reference[head_dim]);
-    if (!(error <= errors.out)) errors.out = error;
-    if (!(lse_error <= errors.lse)) errors.lse = lse_error;
-  }
-  Check(cudaFree(device_samples), "cudaFree");
-  Check(cudaFree(weights), "cudaFree");
-  Check(cudaFree(out), "cudaFree");
-  return errors;
-}
 
 using Engine = std::mt19937_64;
 
@@ -371,7 +86,6 @@ Scene RandomScene(Engine* engine, std::string* name) {
     for (int64_t i = 0; i < num_pages; ++i) pages.push_back(static_cast<int32_t>(shape.num_pages + i));
     std::shuffle(pages.begin(), pages.end(), *engine);
     shape.num_pages += num_pages;
-    scene.max_keys = std::max(scene.max_keys, context);
     const int64_t left_window = OneIn(engine, 2) ? kNoLeftWindow : Integer(engine, 1, context);
     const int64_t mean = OneIn(engine, 2) ? 8 : kPrefillTileQueries;
     for (int64_t query = first_query; query < context;) {
@@ -390,6 +104,7 @@ Scene RandomScene(Engine* engine, std::string* name) {
           entries.insert(entries.end(), mine.begin(), mine.end());
         }
         lists.push_back(list);
+        scene.max_entries = std::max(scene.max_entries, list.num_entries);
       }
       if (lists.size() > 400) break;
     }
@@ -397,9 +112,9 @@ Scene RandomScene(Engine* engine, std::string* name) {
   if (masked) AddRandomMask(lists, shape.page_tokens, engine, &scene);
   FinishScene(shape, entries, lists, (*engine)(), &scene);
   char text[160];
-  std::snprintf(text, sizeof(text), "d %ld heads %ld/%ld page %ld tiles %zu rows %ld keys %ld%s", shape.head_dim,
+  std::snprintf(text, sizeof(text), "d %ld heads %ld/%ld page %ld tiles %zu rows %ld entries %ld%s", shape.head_dim,
                 shape.num_heads, shape.num_kv_heads, shape.page_tokens, scene.tiles.size(), scene.num_rows,
-                scene.max_keys, masked ? " masked" : "");
+                scene.max_entries, masked ? " masked" : "");
   *name = text;
   return scene;
 }
@@ -470,7 +185,7 @@ Scene TimedScene(const Timing& timing, Engine* engine) {
   }
   Scene scene;
   scene.num_rows = timing.num_queries;
-  scene.max_keys = timing.context;
+  scene.max_entries = shape.num_pages;
   std::vector<KvList> lists;
   std::vector<BlockRange> ranges;
   std::vector<int32_t> blocks;
@@ -525,8 +240,7 @@ void Time(const Timing& timing, double limit_ms) {
   std::sort(times.begin(), times.end());
   const double ms = times[times.size() / 2];
   const Errors errors = Compare(scene, RandomSamples(scene, 24, &engine));
-  const double flops = 4.0 * static_cast<double>(timing.shape.head_dim) * static_cast<double>(scene.num_pairs) *
-                       (timing.kept >= 1 ? 1.0 : 1.0);
+  const double flops = 4.0 * static_cast<double>(timing.shape.head_dim) * static_cast<double>(scene.num_pairs);
   std::printf("%-28s %9.3f ms %7.1f TFLOP/s  best %9.3f ms  error %.1e lse %.1e%s\n", timing.name, ms, flops / ms / 1e9,
               static_cast<double>(times[0]), errors.out, errors.lse,
               errors.out < 2e-2 && errors.lse < 2e-2 ? "" : "  WRONG");

@@ -100,10 +100,10 @@ __global__ void __launch_bounds__(kReferenceThreads)
   shared[0][threadIdx.x] = maximum;
   __syncthreads();
   for (const double other : shared[0]) maximum = fmax(maximum, other);
-  const int64_t d = threadIdx.x % dim;
+  const int64_t d = threadIdx.x % dim, num_parts = kReferenceThreads / dim;
   double sum = 0, denominator = 0;
-  for (int64_t i = threadIdx.x / dim; i < places; i += kReferenceThreads / dim) {
-    if (scores[i] == -INFINITY) continue;
+  for (int64_t i = threadIdx.x / dim; i < places; i += num_parts) {
+    if (scores[i] == -INFINITY || threadIdx.x >= num_parts * dim) continue;
     const double weight = exp(scores[i] - maximum);
     denominator += weight;
     sum += weight * LoadBf16(cache, (query.KeyRow(i, &query_cap) + page) * dim + d);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kReferenceThreads)
   __syncthreads();
   if (threadIdx.x >= dim) return;
   sum = denominator = 0;
-  for (int64_t i = d; i < kReferenceThreads; i += dim) {
+  for (int64_t i = d; i < num_parts * dim; i += dim) {
     denominator += shared[0][i];
     sum += shared[1][i];
   }

@@ -4,15 +4,17 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "engine/kernels/cuda/matrix_fragments.cuh"
 #include "engine/kernels/cuda/prefill_plan.cuh"
 
 namespace farspan::kernels::cuda {
 
-// log2 of how far scores may outgrow the maximum they are held against. Raising a row's maximum only then spares most
-// of the rescaling and loses nothing: sums are float32, and weights keep their relative precision.
-inline constexpr float kMaximumSlack = 8;
+// Weights are relative to a maximum that a row keeps until a lane's weights of a step add up to more than this: then
+// the row takes its scores' maximum. Until then the larger weights cost nothing (sums are float32, and weights keep
+// their relative precision), and no maximum needs to be known before weights are computed.
+inline constexpr float kMostWeight = 4096;
 inline constexpr float kUnseenScore = -__builtin_huge_valf();
 
 // How a thread block works: kWarps warps of 16 * kRowTiles rows of queries, and blocks of kBlockKeys keys, of which
@@ -25,6 +27,7 @@ struct PrefillShape {
   using Tile = SharedTile<kHeadDimension / 8>;
   static constexpr int kHeadDim = kHeadDimension, kRowTiles = kTiles, kBlockKeys = kBlock, kKeyStep = kStep;
   static constexpr int kQuerySteps = kHeldQuerySteps, kResident = kBlocksPerMultiprocessor;
+  static constexpr bool kCopiesQueries = std::is_same_v<Element, Bf16Element>;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpThreads, kStages = 2;
   static constexpr int kWarpRows = 16 * kRowTiles, kRows = kWarps * kWarpRows;
   static constexpr int kPlaneBytes = kBlockKeys * Tile::kRowBytes;  // keys or values of one block
@@ -42,8 +45,8 @@ struct Accumulator {
   static constexpr int kHeldSteps = kQuerySteps > 0 ? kQuerySteps : 1;
 
   float out[kRowTiles][kHeadDim / 8][4];
-  float maximum[kRowTiles][2];
-  float sum[kRowTiles][2];  // of this lane's columns
+  float offset[kRowTiles][2];  // log2 of what weights are divided by, negated; infinite where nothing was seen
+  float sum[kRowTiles][2];     // of this lane's columns
   uint32_t query[kRowTiles][kHeldSteps][4];
 
   __device__ void Reset() {
@@ -51,7 +54,7 @@ struct Accumulator {
     for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        maximum[tile][half] = kUnseenScore;
+        offset[tile][half] = -kUnseenScore;
         sum[tile][half] = 0;
       }
 #pragma unroll
@@ -101,46 +104,90 @@ struct Accumulator {
     }
   }
 
-  // Raises a row's maximum where `scores` outgrow it, and shrinks the row's sums so far by as much. A row decides for
+  // Turns scores of keys that every query sees into weights, and adds these up; true where all rows of the warp may
+  // use them. Where not, the sums are as before and the scores are lost.
+  __device__ __forceinline__ bool Weigh(float scale_log2, float (&scores)[kRowTiles][kKeyStep / 8][4]) {
+    float step_sum[kRowTiles][2];
+    bool fits = true;
+    WeighAll(scale_log2, offset, scores, step_sum);
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      fits = fits && step_sum[tile][0] <= kMostWeight && step_sum[tile][1] <= kMostWeight;
+    }
+    if (!__all_sync(kWholeWarp, fits)) return false;
+    AddSums(step_sum);
+    return true;
+  }
+
+  // The same for any scores, after rows whose weights would be too large have taken another maximum. A row decides for
   // itself, so that its result does not depend on its neighbours.
-  __device__ __forceinline__ void Raise(float scale_log2, const float (&scores)[kRowTiles][kKeyStep / 8][4]) {
-    float shrink[kRowTiles][2];
-    bool any_grown = false;
+  __device__ __forceinline__ void WeighAnew(float scale_log2, float (&scores)[kRowTiles][kKeyStep / 8][4]) {
+    float shrink[kRowTiles][2], finite_offset[kRowTiles][2], step_sum[kRowTiles][2];
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float most = fmaxf(scores[tile][0][2 * half], scores[tile][0][2 * half + 1]);
+        float most = kUnseenScore, total = 0;
 #pragma unroll
-        for (int n = 1; n < kKeyStep / 8; ++n) {
-          most = fmaxf(most, fmaxf(scores[tile][n][2 * half], scores[tile][n][2 * half + 1]));
+        for (int n = 0; n < kKeyStep / 8; ++n) {
+#pragma unroll
+          for (int i = 2 * half; i < 2 * half + 2; ++i) {
+            most = fmaxf(most, scores[tile][n][i]);
+            total += Exp2(fmaf(scores[tile][n][i], scale_log2, offset[tile][half]));
+          }
         }
+        const unsigned row_lanes = 0xfu << (threadIdx.x % kWarpThreads / 4 * 4);
         most = fmaxf(most, __shfl_xor_sync(kWholeWarp, most, 1));
         most = fmaxf(most, __shfl_xor_sync(kWholeWarp, most, 2));
-        const float growth = (most - maximum[tile][half]) * scale_log2;
-        const bool grown = growth > kMaximumSlack;
-        any_grown = any_grown || grown;
-        shrink[tile][half] = grown ? Exp2(-growth) : 1.0f;
-        maximum[tile][half] = grown ? most : maximum[tile][half];
+        const bool fits = (__ballot_sync(kWholeWarp, !(total <= kMostWeight)) & row_lanes) == 0;
+        const float new_offset = fits || most == kUnseenScore ? offset[tile][half] : -most * scale_log2;
+        shrink[tile][half] = new_offset == offset[tile][half] ? 1 : Exp2(new_offset - offset[tile][half]);
+        offset[tile][half] = new_offset;
+        finite_offset[tile][half] = new_offset == -kUnseenScore ? 0 : new_offset;
       }
     }
-    if (__any_sync(kWholeWarp, any_grown)) Shrink(shrink);
+    Shrink(shrink);
+    WeighAll(scale_log2, finite_offset, scores, step_sum);
+    AddSums(step_sum);
   }
 
-  // Turns scores into weights against the rows' maxima.
-  __device__ __forceinline__ void Weigh(float scale_log2, float (&scores)[kRowTiles][kKeyStep / 8][4]) {
+  __device__ __forceinline__ void WeighAll(float scale_log2, const float (&offsets)[kRowTiles][2],
+                                           float (&scores)[kRowTiles][kKeyStep / 8][4],
+                                           float (&step_sum)[kRowTiles][2]) {
 #pragma unroll
     for (int n = 0; n < kKeyStep / 8; ++n) {
 #pragma unroll
       for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float most = maximum[tile][i / 2];
-          const float offset = most == kUnseenScore ? 0 : -most * scale_log2;
-          scores[tile][n][i] = Exp2(fmaf(scores[tile][n][i], scale_log2, offset));
-          sum[tile][i / 2] += scores[tile][n][i];
+          float& score = scores[tile][n][i];
+          score = Exp2(fmaf(score, scale_log2, offsets[tile][i / 2]));
+          step_sum[tile][i / 2] = n == 0 && i % 2 == 0 ? score : step_sum[tile][i / 2] + score;
         }
       }
+    }
+  }
+
+  // Scores the keys again, all of which every query sees, and weighs them anew.
+  __device__ __forceinline__ void ScoreAnew(uint32_t queries, uint32_t keys, float scale_log2,
+                                            float (&scores)[kRowTiles][kKeyStep / 8][4]) {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int n = 0; n < kKeyStep / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scores[tile][n][i] = 0;
+      }
+    }
+    Score<0>(queries, keys, scores);
+    WeighAnew(scale_log2, scores);
+  }
+
+  __device__ __forceinline__ void AddSums(const float (&step_sum)[kRowTiles][2]) {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      sum[tile][0] += step_sum[tile][0];
+      sum[tile][1] += step_sum[tile][1];
     }
   }
 
@@ -199,7 +246,7 @@ __device__ inline void HideUnseen(const PrefillWork& work, const PrefillPlan& pl
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + tile * 16 + half * 8 + lane / 4;
-      const int query = row / work.num_heads;
+      const int query = work.Query(row);
       if (block.sight == Sight::kContiguous) {
         const int newest = query - block.first_delta;  // slot of the query's own position
         const int end = newest + 1 < block.tokens ? newest + 1 : block.tokens;
@@ -214,7 +261,7 @@ __device__ inline void HideUnseen(const PrefillWork& work, const PrefillPlan& pl
         }
         continue;
       }
-      const uint32_t head_bit = 1u << (first_head + row % work.num_heads);
+      const uint32_t head_bit = 1u << (first_head + work.Head(row));
       const int last = block.first_piece + block.num_pieces - 1;
       int index = block.first_piece;
 #pragma unroll

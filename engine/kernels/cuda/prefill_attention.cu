@@ -68,11 +68,13 @@ __device__ __forceinline__ void FoldWholeBlock(const LaneAddresses<S>& lane, uin
   float first[S::kRowTiles][S::kKeyStep / 8][4] = {}, second[S::kRowTiles][S::kKeyStep / 8][4] = {};
   accumulator->template Score<0>(lane.queries, stage + lane.keys, first);
   accumulator->template Score<0>(lane.queries, stage + lane.keys + kStepBytes, second);
-  accumulator->Raise(scale_log2, first);
-  accumulator->Weigh(scale_log2, first);
+  if (__builtin_expect(!accumulator->Weigh(scale_log2, first), 0)) {
+    accumulator->ScoreAnew(lane.queries, stage + lane.keys, scale_log2, first);
+  }
   accumulator->AddWeighted(stage + lane.values, first);
-  accumulator->Raise(scale_log2, second);
-  accumulator->Weigh(scale_log2, second);
+  if (__builtin_expect(!accumulator->Weigh(scale_log2, second), 0)) {
+    accumulator->ScoreAnew(lane.queries, stage + lane.keys + kStepBytes, scale_log2, second);
+  }
   accumulator->AddWeighted(stage + lane.values + kStepBytes, second);
 }
 
@@ -85,16 +87,20 @@ __device__ __forceinline__ void FoldBlock(const PrefillWork& work, const Prefill
   if constexpr (S::kBlockKeys == 2 * S::kKeyStep) {
     if (sees_all) return FoldWholeBlock<S>(lane, stage, scale_log2, accumulator);
   }
-  const int newest_query = (warp_row + S::kWarpRows - 1) / work.num_heads;  // of the warp
+  const int newest_query = work.Query(warp_row + S::kWarpRows - 1);  // of the warp
 #pragma unroll 1
   for (int slot = 0; slot < S::kBlockKeys; slot += S::kKeyStep) {
     const int first_key = block.first_delta + (block.sight == Sight::kContiguous ? slot : 0);
     if (!sees_all && (slot >= block.tokens || first_key > newest_query)) break;
+    const uint32_t keys = stage + lane.keys + slot * S::Tile::kRowBytes;
     float scores[S::kRowTiles][S::kKeyStep / 8][4] = {};
-    accumulator->template Score<0>(lane.queries, stage + lane.keys + slot * S::Tile::kRowBytes, scores);
-    if (!sees_all) HideUnseen<S::kRowTiles, S::kKeyStep>(work, plan, block, warp_row, slot, scores);
-    accumulator->Raise(scale_log2, scores);
-    accumulator->Weigh(scale_log2, scores);
+    accumulator->template Score<0>(lane.queries, keys, scores);
+    if (!sees_all) {
+      HideUnseen<S::kRowTiles, S::kKeyStep>(work, plan, block, warp_row, slot, scores);
+      accumulator->WeighAnew(scale_log2, scores);
+    } else if (!accumulator->Weigh(scale_log2, scores)) {
+      accumulator->ScoreAnew(lane.queries, keys, scale_log2, scores);
+    }
     accumulator->AddWeighted(stage + lane.values + slot * S::Tile::kRowBytes, scores);
   }
 }
@@ -125,13 +131,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident)
   const LaneAddresses<S> lane(shared);
   const uint32_t stages = SharedAddress(shared) + S::kQueryBytes;
   uint32_t stage = stages;
+  const bool copies_queries = S::kCopiesQueries && common.activation == Activation::kBf16;
+  if (copies_queries) CopyQueries<S>(common, work, place.first_row, shared);
+  CommitCopies();
   BlockWalk<S::kBlockKeys> walk = {.common = common, .work = work, .cursor = &cursor, .plans = plans};
   bool more = walk.Next();
   if (more) CopyBlock<S>(common.cache, plans[walk.plan], walk.index, stage);
   CommitCopies();
   Accumulator<S> accumulator;
   accumulator.Reset();
-  WriteQueries<S>(common, work, place.first_row, kFarAway, shared);
+  if (!copies_queries) WriteQueries<S>(common, work, place.first_row, kFarAway, shared);
+  WaitForCopies<1>();
+  __syncwarp();
   accumulator.LoadQueries(lane.queries);
   const float scale_log2 = common.scale * kLog2E;
   while (more) {
@@ -180,11 +191,11 @@ cudaError_t LaunchPortablePrefillAttention(const PrefillAttentionArgs& args, cud
     case 64:
       return Launch<PrefillShape<Bf16Element, 64, 2, 64, 32, 4>>(args, stream);
     case 80:
-      return Launch<PrefillShape<Bf16Element, 80, 2, 64, 64, 2>>(args, stream);
+      return Launch<PrefillShape<Bf16Element, 80, 2, 64, 32, 0>>(args, stream);
     case 96:
-      return Launch<PrefillShape<Bf16Element, 96, 2, 64, 64, 0>>(args, stream);
+      return Launch<PrefillShape<Bf16Element, 96, 2, 64, 32, 0>>(args, stream);
     case 128:
-      return Launch<PrefillShape<Bf16Element, 128, 2, 64, 64, 0>>(args, stream);
+      return Launch<PrefillShape<Bf16Element, 128, 2, 64, 32, 0>>(args, stream);
     default:
       return Launch<PrefillShape<Bf16Element, 256, 1, 32, 32, 0>>(args, stream);
   }

@@ -70,6 +70,23 @@ __device__ inline float2 LoadQueryPair(const AttentionCommon& common, int64_t of
       *reinterpret_cast<const __nv_bfloat162*>(static_cast<const __nv_bfloat16*>(common.q) + offset));
 }
 
+// Starts copying the warp's queries into shared memory, where they have the matrix products' element. Rows without a
+// query are zeros.
+template <typename S>
+__device__ inline void CopyQueries(const AttentionCommon& common, const PrefillWork& work, int first_row,
+                                   uint8_t* queries) {
+  constexpr int kChunks = S::kHeadDim / 8;
+  const int lane = static_cast<int>(threadIdx.x % kWarpThreads), warp = static_cast<int>(threadIdx.x / kWarpThreads);
+  const auto* q = static_cast<const uint16_t*>(common.q);
+#pragma unroll 4
+  for (int i = lane; i < S::kWarpRows * kChunks; i += kWarpThreads) {
+    const int row = warp * S::kWarpRows + i / kChunks, chunk = i % kChunks;
+    const int64_t index = work.VectorIndex(common, first_row + row);
+    CopyAsync16(SharedAddress(queries) + S::Tile::Offset(row, chunk),
+                q + (index < 0 ? 0 : index * S::kHeadDim + chunk * 8), index >= 0);
+  }
+}
+
 // Writes the warp's queries into shared memory, those that stand beyond `cap` turned to it. Rows without a query are
 // zeros.
 template <typename S>
@@ -82,12 +99,12 @@ __device__ inline void WriteQueries(const AttentionCommon& common, const Prefill
         turns ? CosSin(work.tile.first_position + cap, common.inverse_frequencies[pair]) : make_float2(1, 0);
 #pragma unroll 8
     for (int i = 0; i < S::kWarpRows; ++i) {
-      const int row = warp * S::kWarpRows + i, query = (first_row + row) / work.num_heads;
+      const int row = warp * S::kWarpRows + i, query = work.Query(first_row + row);
+      const int64_t index = work.VectorIndex(common, first_row + row);
       float2 q = make_float2(0, 0);
-      if (query <= work.last_query) {
+      if (index >= 0) {
         const int64_t batch_row = work.tile.row + query;
-        const int head = work.first_head + (first_row + row) % work.num_heads;
-        q = LoadQueryPair(common, (batch_row * common.num_heads + head) * S::kHeadDim + 2 * pair);
+        q = LoadQueryPair(common, index * S::kHeadDim + 2 * pair);
         if (turns && query > cap) {
           const float2 own =
               reinterpret_cast<const float2*>(common.rope_cos_sin)[batch_row * (common.rope_dim / 2) + pair];
@@ -109,12 +126,6 @@ __device__ inline void WriteResults(const AttentionCommon& common, const Prefill
                                     const Sums& sums, uint8_t* queries) {
   constexpr int kHeadDim = S::kHeadDim, kChunks = kHeadDim / 8;
   const int lane = static_cast<int>(threadIdx.x % kWarpThreads), warp = static_cast<int>(threadIdx.x / kWarpThreads);
-  // Index of a row's vector in the batch; negative where the row has no query.
-  const auto place = [&](int row) -> int64_t {
-    const int query = (first_row + row) / work.num_heads;
-    if (query > work.last_query) return -1;
-    return (work.tile.row + query) * common.num_heads + work.first_head + (first_row + row) % work.num_heads;
-  };
 #pragma unroll
   for (int i = 0; i < 2 * S::kRowTiles; ++i) {
     const int tile = i / 2, half = i % 2;
@@ -123,10 +134,10 @@ __device__ inline void WriteResults(const AttentionCommon& common, const Prefill
     sum += __shfl_xor_sync(kWholeWarp, sum, 2);
     const float inverse = sum == 0 ? 0.0f : 1.0f / sum;
     const int row = warp * S::kWarpRows + i * 8 + lane / 4;
-    const int64_t index = place(row);
+    const int64_t index = work.VectorIndex(common, first_row + row);
     if (index >= 0 && lane % 4 == 0 && common.lse != nullptr) {
       constexpr float kLn2 = 0.69314718055994530942f;
-      common.lse[index] = sums.maximum[tile][half] * common.scale + kLn2 * log2f(sum);
+      common.lse[index] = kLn2 * (log2f(sum) - sums.offset[tile][half]);
     }
 #pragma unroll
     for (int n = 0; n < kChunks; ++n) {
@@ -142,7 +153,7 @@ __device__ inline void WriteResults(const AttentionCommon& common, const Prefill
   __syncwarp();
   for (int i = lane; i < S::kWarpRows * kChunks; i += kWarpThreads) {
     const int row = warp * S::kWarpRows + i / kChunks, chunk = i % kChunks;
-    const int64_t index = place(row);
+    const int64_t index = work.VectorIndex(common, first_row + row);
     if (index < 0) break;
     *reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(common.out) + index * kHeadDim + chunk * 8) =
         *reinterpret_cast<const uint4*>(queries + S::Tile::Offset(row, chunk));

@@ -32,6 +32,15 @@ struct PrefillWork {
   uint32_t head_mask;  // bits of the heads within the GQA group
   int last_query;      // num_queries - 1
   int window;          // left_window, at most kFarAway
+
+  // Most work is of one head, and divisions are slow.
+  __device__ int Query(int row) const { return num_heads == 1 ? row : row / num_heads; }
+  __device__ int Head(int row) const { return num_heads == 1 ? 0 : row % num_heads; }
+  // Index of a row's vector in the batch; negative where the row has no query.
+  __device__ int64_t VectorIndex(const AttentionCommon& common, int row) const {
+    const int query = Query(row);
+    return query > last_query ? -1 : (tile.row + query) * common.num_heads + first_head + Head(row);
+  }
 };
 
 // Whether lists `a` and `b` name the same entries in the same place, through the same part of the block mask.

@@ -164,6 +164,7 @@ void Llama::RunPass(const StagedBatch& batch, const KvCache& kv) {
 absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   const int64_t rows = batch.num_rows();
   FARSPAN_CHECK(rows >= 1 && rows <= max_batch_rows_, "rows=", rows, " max=", max_batch_rows_);
+  if (pending_ != nullptr) FARSPAN_RETURN_IF_ERROR(Complete());
   logit_rows_.clear();
   const bool decodes_only = batch.prefill_tiles.empty();
   const int64_t recorded_rows = decodes_only ? std::min(backend_->RecordedRows(rows), max_batch_rows_) : 0;
@@ -176,13 +177,21 @@ absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   } else {
     RunPass(staged, kv);
   }
-  const absl::Status status = backend_->Wait(backend_->Submit());
-  if (!status.ok()) {
-    selection_.Abandon(&kv);
-    return status;
-  }
   logit_rows_ = batch.logit_rows;
-  return absl::OkStatus();
+  pending_ = &kv;
+  // Where the device draws, the draws follow the pass without the host between them.
+  return backend_->draws() ? absl::OkStatus() : Complete();
+}
+
+// Waits for what was enqueued.
+absl::Status Llama::Complete() {
+  const absl::Status status = backend_->Wait(backend_->Submit());
+  KvCache* const kv = std::exchange(pending_, nullptr);
+  if (!status.ok() && kv != nullptr) {
+    selection_.Abandon(kv);
+    logit_rows_.clear();
+  }
+  return status;
 }
 
 // Enqueues the logits of `count` of the batch's logit rows.
@@ -206,7 +215,7 @@ absl::StatusOr<std::span<float>> Llama::Logits(int64_t first, int64_t count) {
   FARSPAN_CHECK(count <= kMaxLogitRows, "count=", count);
   if (count == 0) return std::span<float>();
   ComputeLogits(first, count);
-  FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
+  FARSPAN_RETURN_IF_ERROR(Complete());
   logits_.resize(static_cast<size_t>(count * shape_.vocab_size));
   FARSPAN_RETURN_IF_ERROR(backend_->Download(std::as_writable_bytes(std::span(logits_)), activations_.logits));
   return std::span<float>(logits_);
@@ -224,6 +233,7 @@ absl::StatusOr<std::vector<DrawResult>> Llama::Draw(std::span<const DrawRequest>
     FARSPAN_RETURN_IF_ERROR(DrawSlice(requests.first(count), &results));
     requests = requests.subspan(count);
   }
+  if (pending_ != nullptr) FARSPAN_RETURN_IF_ERROR(Complete());
   return results;
 }
 
@@ -248,7 +258,7 @@ absl::Status Llama::DrawSlice(std::span<const DrawRequest> requests, std::vector
                             .next_token_ids = nullptr,
                             .num_rows = num_rows,
                             .vocab_size = shape_.vocab_size});
-    FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
+    FARSPAN_RETURN_IF_ERROR(Complete());
   }
   for (const DrawRequest& request : requests) {
     results->push_back(request.reads_logits() ? DeviceDrawResult(request, drawn[request.logit_row - first])

@@ -78,6 +78,7 @@ class Llama final : public Model {
   // The batch's arrays, those of its rows padded to `num_rows` with rows that read, write and want nothing.
   StagedBatch StageBatch(const ForwardBatch& batch, int64_t num_rows, KvCache* kv);
   void RunPass(const StagedBatch& batch, const KvCache& kv);
+  absl::Status Complete();
   void Project(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void FeedForward(const LlamaLayer& layer, int64_t num_rows);
@@ -93,6 +94,7 @@ class Llama final : public Model {
   Backend* const backend_;
   BlockSelection selection_;
   ForwardBatch padded_;              // of the last recorded pass, but for its entries
+  KvCache* pending_ = nullptr;       // that of a Forward that has not been waited for
   std::vector<int64_t> logit_rows_;  // of the last Forward, rows of activations_.hidden
   std::vector<float> logits_;        // what the last Logits returned
 };

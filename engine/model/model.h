@@ -39,7 +39,8 @@ class Model {
 
   // Runs every layer, writes the rows' K and V into `kv`, and keeps the final hidden states of batch.logit_rows.
   // 1 <= batch.num_rows() <= max_batch_rows(). RESOURCE_EXHAUSTED when there was no memory for the step, which may be
-  // run again; any other failure is a device fault.
+  // run again; any other failure is a device fault. A device that draws may still be at it when this returns: both then
+  // come of the Draw that follows every pass.
   virtual absl::Status Forward(const ForwardBatch& batch, KvCache& kv) = 0;
 
   // Logits of logit_rows [first, first + count) of the last Forward, on the host: [count][vocab_size]. The span is

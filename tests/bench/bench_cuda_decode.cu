@@ -21,6 +21,7 @@ struct TimedCase {
   int64_t num_rows;
   int64_t tokens;  // of each list
   bool per_head;   // each (row, KV head) its own list
+  kernels::KvElement element = kernels::KvElement::kBf16;
 };
 
 float MedianMicroseconds(std::vector<float> milliseconds) {
@@ -72,11 +73,13 @@ float TimeGraph(const std::function<void(int)>& launch, int num_launches, cudaSt
 
 void TimeCase(const TimedCase& timed, uint16_t* cache, int64_t cache_bytes, Array<uint8_t>& flush, double copy_rate,
               cudaStream_t stream) {
-  const int64_t page_bytes = timed.num_kv_heads * timed.page_tokens * timed.head_dim * 4;
-  const Shape shape = {timed.num_heads,   timed.num_kv_heads,       timed.head_dim,
-                       timed.page_tokens, cache_bytes / page_bytes, timed.num_rows};
+  const int64_t page_bytes =
+      timed.num_kv_heads * timed.page_tokens * timed.head_dim * 2 * kernels::KvElementBytes(timed.element);
+  const Shape shape = {timed.num_heads,          timed.num_kv_heads, timed.head_dim, timed.page_tokens,
+                       cache_bytes / page_bytes, timed.num_rows,     timed.element};
   const int64_t list_pages = (timed.tokens + timed.page_tokens - 1) / timed.page_tokens;
-  const double bytes = static_cast<double>(timed.num_rows * timed.num_kv_heads * timed.tokens * timed.head_dim * 4);
+  const double bytes = static_cast<double>(timed.num_rows * timed.num_kv_heads * timed.tokens * timed.head_dim * 2 *
+                                           kernels::KvElementBytes(timed.element));
   const int64_t most_sets = shape.num_pages / (timed.num_rows * list_pages);
   const int64_t num_sets =
       std::clamp<int64_t>(static_cast<int64_t>(300e6 / bytes) + 1, 1, std::min<int64_t>(most_sets, 64));
@@ -105,6 +108,7 @@ void TimeCase(const TimedCase& timed, uint16_t* cache, int64_t cache_bytes, Arra
       }
     }
   }
+  Fill(cache, cache_bytes / kernels::KvElementBytes(timed.element), timed.element);
   const Batch batch(shape, rows, lists, entries, cache);
   const auto launch = [&](int i) {
     const int64_t first_list = i % num_sets * timed.num_rows * timed.num_kv_heads;
@@ -149,6 +153,9 @@ void Time() {
       {"32/8 d128 B1 x 128k", 32, 8, 128, 64, 1, 131072, false},
       {"32/8 d128 B5 lists 2k", 32, 8, 128, 64, 5, 2048, true},
       {"32/8 d128 B64 lists 2k", 32, 8, 128, 64, 64, 2048, true},
+      {"32/8 d128 B16 x 32k, e4m3", 32, 8, 128, 64, 16, 32768, false, kernels::KvElement::kF8E4M3},
+      {"32/8 d128 B1 x 128k, e4m3", 32, 8, 128, 64, 1, 131072, false, kernels::KvElement::kF8E4M3},
+      {"32/8 d128 B1 x 128k, f16", 32, 8, 128, 64, 1, 131072, false, kernels::KvElement::kF16},
       {"9/3 d64 B1 x 64", 9, 3, 64, 64, 1, 64, false},
       {"9/3 d64 B1 x 512", 9, 3, 64, 64, 1, 512, false},
       {"9/3 d64 B1 x 8k", 9, 3, 64, 64, 1, 8192, false},

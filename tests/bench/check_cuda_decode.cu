@@ -56,13 +56,16 @@ struct Trial {
 
 Trial RandomTrial() {
   constexpr int64_t kDims[] = {64, 80, 96, 128, 256, 192, 48}, kPages[] = {16, 32, 64};
+  constexpr kernels::KvElement kElements[] = {kernels::KvElement::kBf16, kernels::KvElement::kF16,
+                                              kernels::KvElement::kF8E4M3};
   const int64_t group = Integer(1, 16), kv_heads = Integer(1, 8);
   Trial trial = {.shape = {.num_heads = group * kv_heads,
                            .num_kv_heads = kv_heads,
                            .head_dim = kDims[Integer(0, 6)],
                            .page_tokens = kPages[Integer(0, 2)],
                            .num_pages = 64,
-                           .num_rows = OneIn(6) ? Integer(20, 200) : Integer(1, 9)},
+                           .num_rows = OneIn(6) ? Integer(20, 200) : Integer(1, 9),
+                           .element = kElements[Integer(0, 2)]},
                  .is_plain = OneIn(3)};
   const bool is_per_head = OneIn(2);
   for (int64_t row = 0; row < trial.shape.num_rows; ++row) {
@@ -130,7 +133,7 @@ bool CheckOne(int index) {
   const Shape& shape = trial.shape;
   const int64_t cache_size = shape.num_pages * shape.num_kv_heads * 2 * shape.page_tokens * shape.head_dim;
   Array<uint16_t> cache(static_cast<size_t>(cache_size));
-  Fill(cache.data(), cache_size);
+  Fill(cache.data(), cache_size, shape.element);
   const Batch batch(shape, trial.rows, trial.lists, trial.entries, cache.data());
   const auto fast = [&](const kernels::DecodeAttentionArgs& args) {
     return kernels::cuda::LaunchDecodeAttention(args, batch.Scratch(), nullptr);
@@ -155,10 +158,11 @@ bool CheckOne(int index) {
   const bool states_match = StatesMatch(batch, result);
   if (is_close && repeats && is_same_alone && states_match) return true;
   std::printf(
-      "trial %d: rows %ld heads %ld/%ld dim %ld page %ld plain %d: relative %.2e worst %.2e lse %.2e "
+      "trial %d: element %d rows %ld heads %ld/%ld dim %ld page %ld plain %d: relative %.2e worst %.2e lse %.2e "
       "repeats %d alone %d states %d\n",
-      index, shape.num_rows, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.page_tokens, trial.is_plain,
-      difference.relative, difference.worst, difference.worst_lse, repeats, is_same_alone, states_match);
+      index, static_cast<int>(shape.element), shape.num_rows, shape.num_heads, shape.num_kv_heads, shape.head_dim,
+      shape.page_tokens, trial.is_plain, difference.relative, difference.worst, difference.worst_lse, repeats,
+      is_same_alone, states_match);
   std::fflush(stdout);
   return false;
 }

@@ -2,6 +2,8 @@
 // A decode batch in device memory, for the programs that check and time decode attention. One thread.
 #pragma once
 
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -57,7 +59,18 @@ class Array {
   size_t size_;
 };
 
-static __global__ void FillKernel(uint16_t* out, int64_t size, uint32_t seed) {
+// The element's bits of a value in [-2, 2).
+__device__ inline void StoreElement(void* out, int64_t i, kernels::KvElement element, float value) {
+  if (element == kernels::KvElement::kF8E4M3) {
+    static_cast<__nv_fp8_e4m3*>(out)[i] = __nv_fp8_e4m3(value);
+  } else if (element == kernels::KvElement::kF16) {
+    static_cast<__half*>(out)[i] = __float2half(value);
+  } else {
+    static_cast<uint16_t*>(out)[i] = static_cast<uint16_t>(__float_as_uint(value) >> 16);
+  }
+}
+
+static __global__ void FillKernel(void* out, int64_t size, kernels::KvElement element, uint32_t seed) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < size; i += stride) {
     uint32_t x = static_cast<uint32_t>(i) * 2654435761u ^ static_cast<uint32_t>(i >> 32) ^ seed;
@@ -66,13 +79,12 @@ static __global__ void FillKernel(uint16_t* out, int64_t size, uint32_t seed) {
     x ^= x >> 15;
     x *= 0x846ca68bu;
     x ^= x >> 16;
-    const float value = static_cast<float>(x & 0xffff) / 16384.0f - 2.0f;  // in [-2, 2)
-    out[i] = static_cast<uint16_t>(__float_as_uint(value) >> 16);
+    StoreElement(out, i, element, static_cast<float>(x & 0xffff) / 16384.0f - 2.0f);
   }
 }
 
-inline void Fill(uint16_t* out, int64_t size) {
-  FillKernel<<<1024, 256>>>(out, size, static_cast<uint32_t>(engine()));
+inline void Fill(void* out, int64_t size, kernels::KvElement element = kernels::KvElement::kBf16) {
+  FillKernel<<<1024, 256>>>(out, size, element, static_cast<uint32_t>(engine()));
   CHECK_CUDA(cudaGetLastError());
 }
 
@@ -90,13 +102,13 @@ struct Shape {
   int64_t page_tokens;
   int64_t num_pages;
   int64_t num_rows;
+  kernels::KvElement element;
 };
 
 // The memory of a batch whose rows read lists of one cache.
 struct Batch {
   Batch(const Shape& shape, const std::vector<kernels::DecodeRow>& host_rows,
-        const std::vector<kernels::KvList>& host_lists, const std::vector<kernels::KvEntry>& host_entries,
-        uint16_t* cache)
+        const std::vector<kernels::KvList>& host_lists, const std::vector<kernels::KvEntry>& host_entries, void* cache)
       : shape(shape),
         rows(host_rows),
         lists(host_lists),
@@ -138,7 +150,7 @@ struct Batch {
                        .out = out.data(),
                        .lse = lse.data(),
                        .cache = {.data = cache,
-                                 .element = kernels::KvElement::kBf16,
+                                 .element = shape.element,
                                  .num_pages = shape.num_pages,
                                  .num_kv_heads = shape.num_kv_heads,
                                  .page_tokens = shape.page_tokens,
@@ -169,7 +181,7 @@ struct Batch {
   Array<double> inverse_frequencies;
   Array<float> cos_sin;
   Array<uint8_t> workspace;
-  uint16_t* cache;
+  void* cache;
 };
 
 // Compares `trials` random batches with the plain kernel, and each with itself launched again and row by row. Prints

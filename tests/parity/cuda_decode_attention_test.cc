@@ -14,6 +14,7 @@ namespace farspan {
 namespace {
 
 using kernels::kNan;
+using kernels::KvElement;
 using kernels::KvEntry;
 using kernels::Random;
 
@@ -23,6 +24,7 @@ struct Shape {
   int64_t head_dim;
   int64_t page_tokens;
   int64_t num_pages;
+  KvElement element;
 
   int64_t num_heads() const { return num_kv_heads * group; }
   int64_t row_size() const { return num_heads() * head_dim; }
@@ -31,7 +33,7 @@ struct Shape {
 // Rows that read lists of one cache, whose unlisted tokens are NaN.
 struct Batch {
   Shape shape;
-  std::vector<uint16_t> cache;
+  std::vector<uint8_t> cache;
   std::vector<uint16_t> q;
   std::vector<kernels::DecodeRow> rows;
   std::vector<kernels::KvList> lists;
@@ -55,21 +57,29 @@ class CudaDecodeAttentionTest : public ::testing::Test {
 
   Shape RandomShape() {
     constexpr int64_t kHeadDims[] = {64, 80, 96, 128, 256}, kPages[] = {16, 32, 64};
+    constexpr KvElement kElements[] = {KvElement::kBf16, KvElement::kF16, KvElement::kF8E4M3};
     return {.num_kv_heads = random_.Integer(1, 4),
             .group = random_.Integer(1, 16),
             .head_dim = kHeadDims[random_.Integer(0, 4)],
             .page_tokens = kPages[random_.Integer(0, 2)],
-            .num_pages = 24};
+            .num_pages = 24,
+            .element = kElements[random_.Integer(0, 2)]};
   }
 
   Batch EmptyBatch(const Shape& shape) {
     Batch batch = {.shape = shape};
     const int64_t size = shape.num_pages * shape.num_kv_heads * 2 * shape.page_tokens * shape.head_dim;
-    batch.cache.assign(static_cast<size_t>(size), 0xffff);
+    batch.cache.assign(static_cast<size_t>(size * kernels::KvElementBytes(shape.element)), 0xff);
     for (int64_t i = 0; i < shape.head_dim; i += 2) {
       batch.inverse_frequencies.push_back(std::pow(1e4, -static_cast<double>(i) / static_cast<double>(shape.head_dim)));
     }
     return batch;
+  }
+
+  static void Store(int64_t index, float value, Batch* batch) {
+    kernels::WithKvElement(batch->shape.element, [&]<typename T>() {
+      kernels::Narrow(value, reinterpret_cast<T*>(batch->cache.data()) + index);
+    });
   }
 
   void FillTokens(const KvEntry& entry, Batch* batch) {
@@ -77,7 +87,7 @@ class CudaDecodeAttentionTest : public ::testing::Test {
     for (int64_t plane = 0; plane < 2 * shape.num_kv_heads; ++plane) {
       const int64_t first = (entry.page * 2 * shape.num_kv_heads + plane) * shape.page_tokens + entry.first_valid;
       for (int64_t i = first * shape.head_dim; i < (first + entry.num_valid) * shape.head_dim; ++i) {
-        batch->cache[static_cast<size_t>(i)] = kernels::FloatToBf16(random_.Real(-2, 2));
+        Store(i, random_.Real(-2, 2), batch);
       }
     }
   }
@@ -164,8 +174,8 @@ class CudaDecodeAttentionTest : public ::testing::Test {
         .q = is_cpu ? static_cast<const void*>(arrays.Put(Widen(batch.q))) : arrays.Put(batch.q),
         .out = const_cast<float*>(wide_out),
         .lse = const_cast<float*>(lse),
-        .cache = {.data = const_cast<uint16_t*>(arrays.Put(batch.cache)),
-                  .element = kernels::KvElement::kBf16,
+        .cache = {.data = const_cast<uint8_t*>(arrays.Put(batch.cache)),
+                  .element = shape.element,
                   .num_pages = shape.num_pages,
                   .num_kv_heads = shape.num_kv_heads,
                   .page_tokens = shape.page_tokens,
@@ -267,7 +277,7 @@ TEST_F(CudaDecodeAttentionTest, ANanThatARowReadsShows) {
   FillTokens(entry, &batch);
   const int64_t plane = random_.Integer(0, 1), token = random_.Integer(0, 8);
   const int64_t at = ((2 * shape.num_kv_heads + plane) * shape.page_tokens + token) * shape.head_dim;
-  for (int64_t i = 0; i < shape.head_dim; ++i) batch.cache[static_cast<size_t>(at + i)] = 0x7fc0;
+  for (int64_t i = 0; i < shape.head_dim; ++i) Store(at + i, kNan, &batch);
   AddRow(8, kernels::kNoLeftWindow, &batch);
   for (int64_t head = 0; head < shape.num_kv_heads; ++head) AddList({entry}, &batch);
   const Result result = Run(*cuda_, batch);

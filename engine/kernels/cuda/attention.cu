@@ -2,6 +2,8 @@
 // Attention over entry lists, a warp a query: the plain version that faster ones are measured against. A page is one
 // softmax update, as on the CPU. A decode row's list is cut after every kDecodeSplitPages distinct pages; the splits go
 // round the warps of a block, whose states are merged in one order, so that a result depends on the row's list alone.
+#include <cuda_fp8.h>
+
 #include "engine/kernels/cuda/device.cuh"
 #include "engine/kernels/cuda/kernels.h"
 #include "engine/kernels/cuda/prefill_attention.h"
@@ -83,8 +85,17 @@ __device__ void TurnQuery(const AttentionCommon& common, const Query& query, int
 }
 
 __device__ float2 LoadPair(const KvLayerView& cache, int64_t offset) {
-  if (cache.element == KvElement::kF32)
-    return *reinterpret_cast<const float2*>(static_cast<const float*>(cache.data) + offset);
+  switch (cache.element) {
+    case KvElement::kF32:
+      return *reinterpret_cast<const float2*>(static_cast<const float*>(cache.data) + offset);
+    case KvElement::kF16:
+      return __half22float2(*reinterpret_cast<const __half2*>(static_cast<const __half*>(cache.data) + offset));
+    case KvElement::kF8E4M3:
+      return static_cast<float2>(
+          *reinterpret_cast<const __nv_fp8x2_e4m3*>(static_cast<const uint8_t*>(cache.data) + offset));
+    case KvElement::kBf16:
+      break;
+  }
   const auto* values = static_cast<const uint16_t*>(cache.data) + offset;
   return make_float2(LoadBf16(values, 0), LoadBf16(values, 1));
 }
@@ -254,7 +265,6 @@ __global__ void PrefillKernel(PrefillAttentionArgs args) {
 
 bool Supported(const AttentionCommon& common) {
   const KvLayerView& cache = common.cache;
-  if (cache.element != KvElement::kBf16 && cache.element != KvElement::kF32) return false;
   return cache.head_dim <= kMaxHeadDim && cache.head_dim % 2 == 0 && cache.page_tokens <= kMaxPageTokens &&
          common.rope_dim % 2 == 0;
 }

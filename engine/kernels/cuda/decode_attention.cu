@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "engine/kernels/cuda/decode_consumer.cuh"
-#include "engine/kernels/cuda/decode_producer.cuh"
+#include "engine/kernels/cuda/decode_launch.h"
+#include "engine/kernels/cuda/device.cuh"
 
 namespace farspan::kernels::cuda {
 namespace {
@@ -18,44 +18,12 @@ constexpr int64_t kAlignment = 256;
 constexpr int64_t kMinSplitTokens = 512;
 constexpr int64_t kMaxGroup = 16;
 
-template <int kDim, int kHeadTiles, typename Element>
-__global__ void __launch_bounds__(decode::kThreads, (decode::Shared<kDim, kHeadTiles>::kBlocksPerMultiprocessor))
-    DecodeKernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ DecodeAttentionArgs args,
-                 const __grid_constant__ Plan plan) {
-#ifdef FARSPAN_SM90_BODY
-  using SharedMemory = decode::Shared<kDim, kHeadTiles>;
-  extern __shared__ __align__(1024) uint8_t shared_bytes[];
-  SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_bytes);
-  if (threadIdx.x == 0) {
-    PrefetchTensorMap(&map);
-    for (int i = 0; i < SharedMemory::kStages; ++i) {
-      InitBarrier(&shared.stage_full[i], 1);
-      InitBarrier(&shared.stage_empty[i], decode::kConsumerWarps);
-    }
-    for (int i = 0; i < decode::kItemsAhead; ++i) {
-      InitBarrier(&shared.item_full[i], 1);
-      InitBarrier(&shared.item_empty[i], decode::kConsumerWarps);
-    }
-    FenceBarrierInit();
-  }
-  LetNextStart();
-  WaitForPrevious();
-  const int num_items = decode::CountItems(args, plan, shared);
-  if (static_cast<int>(blockIdx.x) >= num_items) return;
-  if (threadIdx.x < decode::kConsumerThreads) {
-    decode::Consumer<kDim, kHeadTiles, Element>(args, plan, &shared).Run();
-  } else {
-    decode::Producer<SharedMemory>(args, plan, &map, &shared).Run(num_items);
-  }
-#endif
-}
-
 int64_t MaxSplits(int64_t num_kv_heads) {
   const int64_t wanted = 2 * CurrentDeviceTraits().num_multiprocessors / num_kv_heads;
   return std::clamp<int64_t>(wanted, 1, decode::kMaxSplits);
 }
 
-int64_t HeadTiles(int64_t group) { return group <= decode::kHeadTile ? 1 : 2; }
+int64_t HeadTiles(int64_t group) { return (group + decode::kHeadTile - 1) / decode::kHeadTile; }
 
 // What of the plan is the same for every launch of a model.
 Plan ModelPlan(int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
@@ -109,61 +77,11 @@ EncodeTiled FindEncodeTiled() {
   return result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function) : nullptr;
 }
 
-// Pages as {channel of a column, token, column, K|V, page and head}. Where head_dim fills its columns a copy brings a
-// unit at once; else one column of K or V, with zeros past head_dim.
-bool EncodeCache(const KvLayerView& cache, int64_t padded_dim, CUtensorMap* map) {
-  static const EncodeTiled encode = FindEncodeTiled();
-  if (encode == nullptr) return false;
-  const auto dim = static_cast<cuuint64_t>(cache.head_dim), tokens = static_cast<cuuint64_t>(cache.page_tokens);
-  const auto planes = static_cast<cuuint64_t>(cache.num_pages * cache.num_kv_heads);
-  const bool fills = cache.head_dim == padded_dim;
-  const cuuint64_t columns = fills ? dim / decode::kColumnElements : 1;
-  const cuuint64_t sizes[5] = {dim / columns, tokens, columns, 2, planes};
-  const cuuint64_t strides[4] = {dim * 2, decode::kColumnElements * 2, tokens * dim * 2, tokens * dim * 4};
-  const cuuint32_t box[5] = {decode::kColumnElements, decode::kUnitTokens, static_cast<cuuint32_t>(columns),
-                             fills ? 2u : 1u, 1};
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  // H200, one row of 128k tokens: 134 us; with requests promoted to 256 bytes 142.
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 5, cache.data, sizes, strides, box, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
-template <int kDim, int kHeadTiles, typename Element>
-cudaError_t LaunchFor(const DecodeAttentionArgs& args, const Plan& plan, cudaStream_t stream) {
-  using SharedMemory = decode::Shared<kDim, kHeadTiles>;
-  const auto kernel = DecodeKernel<kDim, kHeadTiles, Element>;
-  static const cudaError_t opted_in =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(SharedMemory));
-  if (opted_in != cudaSuccess) return opted_in;
-  CUtensorMap map;
-  if (!EncodeCache(args.common.cache, kDim, &map)) return cudaErrorInvalidValue;
-  const int64_t blocks = int64_t{CurrentDeviceTraits().num_multiprocessors} * SharedMemory::kBlocksPerMultiprocessor;
-  const int64_t most_items = int64_t{plan.num_lists} * plan.max_splits;
-  return LaunchKernel(kernel, dim3(static_cast<unsigned>(std::min(blocks, most_items))), dim3(decode::kThreads),
-                      sizeof(SharedMemory), stream, map, args, plan);
-}
-
-template <int kDim, typename Element>
-cudaError_t LaunchForGroup(const DecodeAttentionArgs& args, const Plan& plan, cudaStream_t stream) {
-  const int64_t group = args.common.num_heads / args.common.cache.num_kv_heads;
-  return HeadTiles(group) == 1 ? LaunchFor<kDim, 1, Element>(args, plan, stream)
-                               : LaunchFor<kDim, 2, Element>(args, plan, stream);
-}
-
-template <typename Element>
-cudaError_t LaunchForElement(const DecodeAttentionArgs& args, const Plan& plan, cudaStream_t stream) {
-  const int64_t head_dim = args.common.cache.head_dim;
-  if (head_dim <= 64) return LaunchForGroup<64, Element>(args, plan, stream);
-  if (head_dim <= 128) return LaunchForGroup<128, Element>(args, plan, stream);
-  return LaunchForGroup<256, Element>(args, plan, stream);
-}
-
 bool Streams(const DecodeAttentionArgs& args) {
   const AttentionCommon& common = args.common;
   const KvLayerView& cache = common.cache;
   return CurrentDeviceTraits().compute_major == 9 && common.activation == Activation::kBf16 &&
-         cache.element == KvElement::kBf16 && cache.head_dim % 16 == 0 && cache.head_dim <= kMaxHeadDim &&
+         cache.element != KvElement::kF32 && cache.head_dim % 16 == 0 && cache.head_dim <= kMaxHeadDim &&
          cache.page_tokens % decode::kUnitTokens == 0 && common.num_heads / cache.num_kv_heads <= kMaxGroup &&
          common.rope_dim % 2 == 0 && args.num_rows * cache.num_kv_heads <= kMaxLists;
 }
@@ -178,10 +96,46 @@ cudaError_t Stream(const DecodeAttentionArgs& args, const DecodeStates& states, 
   plan.num_lists = static_cast<int32_t>(args.num_rows * cache.num_kv_heads);
   plan.states = states;
   if (!Place(workspace, common.num_heads / cache.num_kv_heads, &plan)) return cudaErrorInvalidValue;
-  return LaunchForElement<Bf16Element>(args, plan, stream);
+  switch (cache.element) {
+    case KvElement::kBf16:
+      return decode::LaunchBf16(args, plan, stream);
+    case KvElement::kF16:
+      return decode::LaunchF16(args, plan, stream);
+    case KvElement::kF8E4M3:
+      return decode::LaunchF8(args, plan, stream);
+    case KvElement::kF32:
+      break;
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
+
+namespace decode {
+
+// Pages as {channel of a column, token, column, K|V, page and head}. Where head_dim fills its columns a copy brings a
+// unit at once; else one column of K or V, with zeros past head_dim.
+bool EncodeCache(const KvLayerView& cache, int64_t padded_dim, CUtensorMap* map) {
+  static const EncodeTiled encode = FindEncodeTiled();
+  if (encode == nullptr) return false;
+  const auto dim = static_cast<cuuint64_t>(cache.head_dim), tokens = static_cast<cuuint64_t>(cache.page_tokens);
+  const auto planes = static_cast<cuuint64_t>(cache.num_pages * cache.num_kv_heads);
+  const bool fills = cache.head_dim == padded_dim;
+  const auto element = static_cast<cuuint64_t>(cache.element_bytes());
+  const cuuint64_t columns = fills ? dim * element / kColumnBytes : 1;
+  const cuuint64_t sizes[5] = {dim / columns, tokens, columns, 2, planes};
+  const cuuint64_t strides[4] = {dim * element, kColumnBytes, tokens * dim * element, 2 * tokens * dim * element};
+  const cuuint32_t box[5] = {static_cast<cuuint32_t>(kColumnBytes / element), kUnitTokens,
+                             static_cast<cuuint32_t>(columns), fills ? 2u : 1u, 1};
+  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  // H200, one row of 128k tokens: 134 us; with requests promoted to 256 bytes 142.
+  const auto type = element == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16;
+  return encode(map, type, 5, cache.data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+}  // namespace decode
 
 int64_t DecodeAttentionWorkspaceBytes(int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
   const int64_t group = num_heads / num_kv_heads;

@@ -4,6 +4,7 @@
 // read, four warps' states are merged when an item ends, and an item's with those of its list by whoever ends last.
 #pragma once
 
+#include "engine/kernels/cuda/decode_elements.cuh"
 #include "engine/kernels/cuda/decode_instructions.cuh"
 #include "engine/kernels/cuda/decode_layout.cuh"
 #include "engine/kernels/cuda/decode_outputs.cuh"
@@ -11,21 +12,25 @@
 
 namespace farspan::kernels::cuda::decode {
 
-// Offset in a 128-byte wide tile of this lane's row of a 16 x 16 block of keys; `step` is of the column's four.
-__device__ inline uint32_t KeyOffset(int step) {
+// Offset in a 128-byte wide tile of this lane's row of 32 bytes of 16 keys; `block` is of the tile's four.
+__device__ inline uint32_t KeyOffset(int block) {
   const int lane = threadIdx.x % kWarpThreads;
-  return static_cast<uint32_t>(lane % 16 * 128 + (((lane / 16) ^ (lane % 8)) << 4 ^ step << 5));
+  return static_cast<uint32_t>(lane % 16 * 128 + (((lane / 16) ^ (lane % 8)) << 4 ^ block << 5));
 }
 
 // The queries of one group, as columns of a product: a lane holds two channels of one head.
+template <typename Element>
 struct GroupQuery {
   const uint16_t* q;  // [group][head_dim]
   int group;
   int head_dim;
 
+  __device__ static int Channel(int step, int half) {
+    return step * 16 + Fragments<Element>::QueryChannel(half, static_cast<int>(threadIdx.x % 4));
+  }
   __device__ uint32_t Word(int tile, int step, int half) const {
-    const int lane = threadIdx.x % kWarpThreads;
-    const int head = tile * kHeadTile + lane / 4, channel = step * 16 + half * 8 + lane % 4 * 2;
+    const int head = tile * kHeadTile + static_cast<int>(threadIdx.x % kWarpThreads) / 4;
+    const int channel = Channel(step, half);
     if (head >= group || channel >= head_dim) return 0;
     return *reinterpret_cast<const uint32_t*>(q + static_cast<int64_t>(head) * head_dim + channel);
   }
@@ -49,17 +54,19 @@ struct UnitScores {
 // Scores of a unit by the turned query. Rare, so the query is read again; what rounding takes from the turned words is
 // kept in a second product.
 template <int kHeadTiles, typename Element>
-__device__ UnitScores<kHeadTiles> ScoreTurned(const AttentionCommon& common, GroupQuery query, uint32_t address,
-                                              int64_t turn) {
+__device__ UnitScores<kHeadTiles> ScoreTurned(const AttentionCommon& common, GroupQuery<Element> query,
+                                              uint32_t address, int64_t turn) {
   UnitScores<kHeadTiles> scores{};
 #pragma unroll 1
   for (int step = 0; step < (query.head_dim + 15) / 16; ++step) {
-    uint32_t keys[4];
-    LoadMatrices(address + step / 4 * kTileBytes + KeyOffset(step % 4), keys);
+    constexpr int kLoadSteps = Fragments<Element>::kSteps;
+    uint32_t loaded[4], keys[4];
+    LoadMatrices(address + step / (4 * kLoadSteps) * kTileBytes + KeyOffset(step / kLoadSteps % 4), loaded);
+    Fragments<Element>::Keys(loaded, step % kLoadSteps, keys);
     float2 cos_sin[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      cos_sin[half] = TurnOf(common, step * 8 + half * 4 + static_cast<int>(threadIdx.x % 4), turn);
+      cos_sin[half] = TurnOf(common, query.Channel(step, half) / 2, turn);
     }
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; ++tile) {
@@ -82,9 +89,10 @@ __device__ UnitScores<kHeadTiles> ScoreTurned(const AttentionCommon& common, Gro
 template <int kDim, int kHeadTiles, typename Element>
 class Consumer {
  public:
-  using SharedMemory = Shared<kDim, kHeadTiles>;
+  using SharedMemory = Shared<kDim, kHeadTiles, Element>;
+  using Tiles = Fragments<Element>;
   static constexpr int kSteps = kDim / 16;
-  static constexpr int kColumnSteps = kColumnElements / 16;
+  static constexpr int kBlocks = 4;                        // of 32 bytes, of a column
   static constexpr int kChains = kHeadTiles == 1 ? 4 : 2;  // of products that wait for each other
 
   __device__ Consumer(const DecodeAttentionArgs& args, const Plan& plan, SharedMemory* shared)
@@ -158,7 +166,7 @@ class Consumer {
     } else {
       unit_scores = ScoreTurned<kHeadTiles, Element>(args_.common, query_, address, unit.turn);
     }
-    uint32_t values[kColumnSteps][4];  // on their way while the softmax is worked out
+    uint32_t values[kBlocks][4];  // on their way while the softmax is worked out
     LoadValues(address, 0, values);
     const bool is_plain = unit.span == (kUnitTokens << 8) && (unit.head_mask & plan_.group_heads) == plan_.group_heads;
     if (!is_plain) MaskScores(unit, scores);
@@ -168,11 +176,11 @@ class Consumer {
               values);
   }
 
-  // Offset in a 128-byte wide tile of this lane's row of a 16 x 16 block of values, whose tokens are columns of the
-  // product; `step` is of the column's four.
-  __device__ static uint32_t ValueOffset(int step) {
+  // Offset in a 128-byte wide tile of this lane's row of 32 bytes of 16 values, whose tokens are columns of the
+  // product; `block` is of the tile's four.
+  __device__ static uint32_t ValueOffset(int block) {
     const int lane = threadIdx.x % kWarpThreads, token = lane % 8 + lane / 16 * 8;
-    return static_cast<uint32_t>(token * 128 + (((lane / 8 % 2) ^ (lane % 8)) << 4 ^ step << 5));
+    return static_cast<uint32_t>(token * 128 + (((lane / 8 % 2) ^ (lane % 8)) << 4 ^ block << 5));
   }
 
   // scores[token channel_ (+ 8)][heads 2 * pair_ and the next]
@@ -181,15 +189,17 @@ class Consumer {
 #pragma unroll
     for (int column = 0; column < SharedMemory::kColumns; ++column) {
       const uint32_t tile_address = address + column * kTileBytes;
-      uint32_t keys[kColumnSteps][4];
+      uint32_t keys[kBlocks][4];
       LoadMatrices({tile_address + KeyOffset(0), tile_address + KeyOffset(1), tile_address + KeyOffset(2),
                     tile_address + KeyOffset(3)},
                    keys);
 #pragma unroll
-      for (int i = 0; i < kColumnSteps; ++i) {
+      for (int i = 0; i < kBlocks * Tiles::kSteps; ++i) {
+        uint32_t rows[4];
+        Tiles::Keys(keys[i / Tiles::kSteps], i % Tiles::kSteps, rows);
 #pragma unroll
         for (int tile = 0; tile < kHeadTiles; ++tile) {
-          Element::MultiplyAdd(chains[i % kChains][tile], keys[i], q_[tile][column * kColumnSteps + i]);
+          Element::MultiplyAdd(chains[i % kChains][tile], rows, q_[tile][column * kBlocks * Tiles::kSteps + i]);
         }
       }
     }
@@ -267,7 +277,7 @@ class Consumer {
     }
   }
 
-  __device__ static void LoadValues(uint32_t address, int column, uint32_t (&values)[kColumnSteps][4]) {
+  __device__ static void LoadValues(uint32_t address, int column, uint32_t (&values)[kBlocks][4]) {
     const uint32_t tile_address = address + (SharedMemory::kColumns + column) * kTileBytes;
     LoadMatricesTransposed({tile_address + ValueOffset(0), tile_address + ValueOffset(1), tile_address + ValueOffset(2),
                             tile_address + ValueOffset(3)},
@@ -277,19 +287,21 @@ class Consumer {
   // `values` holds the first column. Those of unseen tokens may be anything, NaN included, so that their zero weight is
   // not enough.
   __device__ void AddValues(uint32_t address, uint32_t low_mask, uint32_t high_mask,
-                            const uint32_t (&weights)[kHeadTiles][2], uint32_t (&values)[kColumnSteps][4]) {
+                            const uint32_t (&weights)[kHeadTiles][2], uint32_t (&values)[kBlocks][4]) {
 #pragma unroll
     for (int column = 0; column < SharedMemory::kColumns; ++column) {
       if (column > 0) LoadValues(address, column, values);
 #pragma unroll
-      for (int i = 0; i < kColumnSteps; ++i) {
-        values[i][0] &= low_mask;
-        values[i][1] &= low_mask;
-        values[i][2] &= high_mask;
-        values[i][3] &= high_mask;
+      for (int i = 0; i < kBlocks * Tiles::kSteps; ++i) {
+        uint32_t rows[4];
+        Tiles::Values(values[i / Tiles::kSteps], i % Tiles::kSteps, rows);
+        rows[0] &= low_mask;
+        rows[1] &= low_mask;
+        rows[2] &= high_mask;
+        rows[3] &= high_mask;
 #pragma unroll
         for (int tile = 0; tile < kHeadTiles; ++tile) {
-          Element::MultiplyAdd(out_[tile][column * kColumnSteps + i], values[i], weights[tile]);
+          Element::MultiplyAdd(out_[tile][column * kBlocks * Tiles::kSteps + i], rows, weights[tile]);
         }
       }
     }
@@ -377,7 +389,7 @@ class Consumer {
     return tiles[tile];
   }
 
-  // `sum` is of channels row_tile * 16 + channel_ and the eighth after, of heads 2 * pair_ and the next.
+  // `sum` is of the channels of rows channel_ and channel_ + 8 of a row tile, of heads 2 * pair_ and the next.
   __device__ void Store(const Item& item, int tile, int row_tile, float4 sum, const float2 (&states)[2]) const {
     if (pair_ >= plan_.head_pairs || row_tile >= plan_.row_tiles) return;
     if (item.num_splits > 1) {
@@ -386,7 +398,8 @@ class Consumer {
       slot[(row_tile * 8 + channel_) * plan_.head_pairs + pair_] = sum;
       return;
     }
-    StoreOut(args_.common, plan_, item, tile * kHeadTile + 2 * pair_, row_tile * 16 + channel_, sum, states);
+    StoreOut<Tiles::kRowDistance>(args_.common, plan_, item, tile * kHeadTile + 2 * pair_,
+                                  row_tile * 16 + Tiles::RowChannel(channel_), sum, states);
   }
 
   __device__ void StoreStates(const Item& item, int tile, const float2 (&states)[2]) const {
@@ -409,7 +422,7 @@ class Consumer {
   const int lane_;
   const int pair_;     // which heads of the products a lane holds
   const int channel_;  // which rows
-  GroupQuery query_;
+  GroupQuery<Element> query_;
   uint32_t q_[kHeadTiles][kSteps][2];
   float out_[kHeadTiles][kSteps][4];
   float maximum_[kHeadTiles][2];

@@ -144,43 +144,4 @@ __device__ inline float Exp2(float x) {
   return y;
 }
 
-// 16-bit elements of keys, values, queries and softmax weights in a matrix product.
-struct Bf16Element {
-  __device__ static uint32_t FromBf16(uint32_t packed) { return packed; }
-  __device__ static uint32_t Pack(float low, float high) {
-    uint32_t packed;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    return packed;
-  }
-  __device__ static float2 Unpack(uint32_t packed) {
-    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u));
-  }
-  // sum += a (16 x 16, rows) * b (16 x 8, columns)
-  __device__ static void MultiplyAdd(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  }
-};
-
-struct F16Element {
-  __device__ static uint32_t Pack(float low, float high) {
-    uint32_t packed;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    return packed;
-  }
-  __device__ static float2 Unpack(uint32_t packed) { return __half22float2(*reinterpret_cast<__half2*>(&packed)); }
-  __device__ static uint32_t FromBf16(uint32_t packed) {
-    const float2 values = Bf16Element::Unpack(packed);
-    return Pack(values.x, values.y);
-  }
-  __device__ static void MultiplyAdd(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  }
-};
-
 }  // namespace farspan::kernels::cuda

@@ -16,11 +16,11 @@ inline constexpr int kUnitTokens = 16;
 inline constexpr int kConsumerWarps = 4;
 inline constexpr int kConsumerThreads = kConsumerWarps * 32;
 inline constexpr int kThreads = kConsumerThreads + 32;  // the last warp fetches
-inline constexpr int kColumnElements = 64;  // of a tile in shared memory: 128 bytes, as far as a swizzle goes
-inline constexpr int kTileBytes = kUnitTokens * kColumnElements * 2;
+inline constexpr int kColumnBytes = 128;                // of a tile in shared memory: as far as a swizzle goes
+inline constexpr int kTileBytes = kUnitTokens * kColumnBytes;
 inline constexpr int kHeadTile = 8;  // query heads of one product
 inline constexpr int kItemsAhead = 2;
-inline constexpr int kMaxSplits = 64;  // of one list; a multiple of the warp's threads
+inline constexpr int kMaxSplits = 96;  // of one list; a multiple of the warp's threads
 
 // Where a row's list is cut, and the memory of the launch. Cuts follow from the list's length, the model's shape and
 // the device alone.
@@ -67,10 +67,12 @@ struct Item {
 };
 
 // `kDim` is head_dim rounded up to 64, 128 or 256; kHeadTiles * 8 is at least the group.
-template <int kDim, int kHeadTiles>
+template <int kDim, int kHeadTiles, typename Element_>
 struct Shared {
+  using Element = Element_;
+  static constexpr int kColumnElements = kColumnBytes / Element::kBytes;
   static constexpr int kColumns = kDim / kColumnElements;
-  static constexpr int kUnitBytes = kColumns * 2 * kTileBytes;  // [K|V][column][token][64 channels], swizzled
+  static constexpr int kUnitBytes = kColumns * 2 * kTileBytes;  // [K|V][column][token][128 bytes], swizzled
   static constexpr int kBlocksPerMultiprocessor = kDim == 256 || kHeadTiles > 1 ? 1 : 2;
   static constexpr int kStages = 192 * 1024 / kBlocksPerMultiprocessor / (kConsumerWarps * kUnitBytes);
   static constexpr int kHeads = kHeadTiles * kHeadTile;
@@ -91,7 +93,6 @@ struct Shared {
   int2 lists[kThreads];           // {begin, entries} of the list, where no run has more than one
   int32_t warp_totals[kThreads / 32];
   uint32_t ticket;
-  float split_weights[kMaxSplits][kHeads];
   float2 merged_states[kHeads];
 };
 

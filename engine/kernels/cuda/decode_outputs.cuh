@@ -3,6 +3,7 @@
 // and, by the block whose item is the last of its list to end, the merged output.
 #pragma once
 
+#include "engine/kernels/cuda/decode_elements.cuh"
 #include "engine/kernels/cuda/decode_instructions.cuh"
 #include "engine/kernels/cuda/decode_layout.cuh"
 #include "engine/kernels/cuda/device.cuh"
@@ -20,7 +21,7 @@ __device__ inline float StateWeight(float2 state, float maximum) {
   return state.y == 0 ? 0.0f : Exp2(state.x - maximum);
 }
 
-// Of two heads by two channels: {head 0, head 1} of one channel, then of the eighth after it.
+// Of two heads by two channels: {head 0, head 1} of one channel, then of the other.
 __device__ inline void AddWeighted(float4* sum, float4 value, float first, float second) {
   sum->x = fmaf(value.x, first, sum->x);
   sum->y = fmaf(value.y, second, sum->y);
@@ -39,22 +40,24 @@ __device__ inline void StoreState(const AttentionCommon& common, const Plan& pla
   plan.states.sum[index] = state.y;
 }
 
-__device__ inline void StorePair(float* out, float first, float second, bool is_real) {
+template <int kDistance>
+__device__ void StorePair(float* out, float first, float second, bool is_real) {
   if (!is_real) return;
   out[0] = first;
-  out[8] = second;
+  out[kDistance] = second;
 }
 
 // Of a softmax sum; 0 where a head saw nothing.
 __device__ inline float Inverse(float sum) { return sum == 0 ? 0.0f : __fdividef(1.0f, sum); }
 
-// Channels `channel` and channel + 8 of heads `head` and the next, whose states are given.
-__device__ inline void StoreOut(const AttentionCommon& common, const Plan& plan, const Item& item, int head,
-                                int channel, float4 sum, const float2 (&states)[2]) {
+// Channels `channel` and channel + kDistance of heads `head` and the next, whose states are given.
+template <int kDistance>
+__device__ void StoreOut(const AttentionCommon& common, const Plan& plan, const Item& item, int head, int channel,
+                         float4 sum, const float2 (&states)[2]) {
   const int64_t head_dim = common.cache.head_dim, index = (item.first_head + head) * head_dim + channel;
   if (plan.states.out != nullptr) {
-    StorePair(plan.states.out + index, sum.x, sum.z, head < plan.group);
-    StorePair(plan.states.out + index + head_dim, sum.y, sum.w, head + 1 < plan.group);
+    StorePair<kDistance>(plan.states.out + index, sum.x, sum.z, head < plan.group);
+    StorePair<kDistance>(plan.states.out + index + head_dim, sum.y, sum.w, head + 1 < plan.group);
     return;
   }
   uint16_t* out = static_cast<uint16_t*>(common.out) + index;
@@ -63,11 +66,11 @@ __device__ inline void StoreOut(const AttentionCommon& common, const Plan& plan,
   const uint32_t second = Bf16Element::Pack(sum.y * inverse.y, sum.w * inverse.y);
   if (head < plan.group) {
     out[0] = static_cast<uint16_t>(first);
-    out[8] = static_cast<uint16_t>(first >> 16);
+    out[kDistance] = static_cast<uint16_t>(first >> 16);
   }
   if (head + 1 < plan.group) {
     out[head_dim] = static_cast<uint16_t>(second);
-    out[head_dim + 8] = static_cast<uint16_t>(second >> 16);
+    out[head_dim + kDistance] = static_cast<uint16_t>(second >> 16);
   }
 }
 
@@ -77,7 +80,11 @@ template <typename SharedMemory>
 class SplitMerger {
  public:
   __device__ SplitMerger(const AttentionCommon& common, const Plan& plan, const Item& item, SharedMemory* shared)
-      : common_(common), plan_(plan), item_(item), shared_(*shared) {}
+      : common_(common),
+        plan_(plan),
+        item_(item),
+        shared_(*shared),
+        weights_(reinterpret_cast<float (*)[SharedMemory::kHeads]>(shared->exchange)) {}
 
   __device__ void Run() {
     const int tile_size = plan_.partial_tile_size();
@@ -100,19 +107,21 @@ class SplitMerger {
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
           if (first + i >= item_.num_splits) break;
-          AddWeighted(&sum, parts[i], shared_.split_weights[first + i][head],
-                      shared_.split_weights[first + i][head + 1]);
+          AddWeighted(&sum, parts[i], weights_[first + i][head], weights_[first + i][head + 1]);
         }
       }
       if (place >= kHeadTiles * tile_size) continue;
       const float2 totals[2] = {shared_.merged_states[head], shared_.merged_states[head + 1]};
-      StoreOut(common_, plan_, item_, head, row / 8 * 16 + row % 8, sum, totals);
+      StoreOut<Channels::kRowDistance>(common_, plan_, item_, head, row / 8 * 16 + Channels::RowChannel(row % 8), sum,
+                                       totals);
     }
   }
 
  private:
   static constexpr int kHeadTiles = SharedMemory::kHeads / kHeadTile;
   static constexpr int kInFlight = 8;
+  using Channels = Fragments<typename SharedMemory::Element>;
+  static_assert(kMaxSplits * SharedMemory::kHeads * sizeof(float) <= sizeof(SharedMemory::exchange));
 
   // Splits [first, first + kInFlight) of one place of the partial outputs.
   __device__ void LoadParts(int place, int first, float4 (&parts)[kInFlight]) const {
@@ -144,7 +153,7 @@ class SplitMerger {
 #pragma unroll
     for (int i = 0; i < kMaxSplits / kWarpThreads; ++i) {
       const float weight = StateWeight(mine[i], maximum);
-      shared_.split_weights[i * kWarpThreads + lane][head] = weight;
+      weights_[i * kWarpThreads + lane][head] = weight;
       sum = fmaf(mine[i].y, weight, sum);
     }
     sum = WarpSum(sum);
@@ -157,6 +166,7 @@ class SplitMerger {
   const Plan& plan_;
   const Item item_;
   SharedMemory& shared_;
+  float (*const weights_)[SharedMemory::kHeads];  // [split][head], where warps' states are exchanged else
 };
 
 }  // namespace farspan::kernels::cuda::decode

@@ -262,13 +262,13 @@ class Producer {
     uint64_t* full = &shared_.stage_full[stage_];
     const auto plane = static_cast<int32_t>(page * plan_.num_kv_heads + kv_head_);
     ExpectBytes(full, SharedMemory::kUnitBytes);
-    if (args_.common.cache.head_dim == SharedMemory::kColumns * kColumnElements) {
+    if (args_.common.cache.head_dim == SharedMemory::kColumns * SharedMemory::kColumnElements) {
       CopyTile(to, map_, {{0, token, 0, 0, plane}}, full);
       return;
     }
 #pragma unroll 1
     for (int column = 0; column < 2 * SharedMemory::kColumns; ++column) {
-      const int32_t channel = column % SharedMemory::kColumns * kColumnElements;
+      const int32_t channel = column % SharedMemory::kColumns * SharedMemory::kColumnElements;
       CopyTile(to + column * kTileBytes, map_, {{channel, token, 0, column / SharedMemory::kColumns, plane}}, full);
     }
   }

@@ -282,6 +282,12 @@ __device__ void WriteBlock(const PickedRow& row, int pick, int block) {
   }
 }
 
+// Those of all picks, once every thread has named its own.
+__device__ void WriteBlocks(const PickedRow& row, const int32_t* picks) {
+  __syncthreads();
+  for (int i = threadIdx.x; i < row.num_picked; i += blockDim.x) WriteBlock(row, i, picks[i]);
+}
+
 // Entry `index` of those read whatever is chosen: where it comes from and, among the list's, goes to.
 __device__ const KvEntry& Forced(const SelectBlocksArgs& args, const PickedRow& row, int index) {
   return args.entries[index < row.num_leading ? row.leading + index : row.trailing + index - row.num_leading];
@@ -330,20 +336,23 @@ __device__ void PickInRegisters(const ScoreMemory& memory, int64_t pair, const P
   __syncthreads();
   const int before = through - counts + __reduce_add_sync(kWholeWarp, lane < warp ? shared->warp_equals[lane] : 0);
   int above = before & 0xffff, equal = before >> 16, block = first;
+  const bool writes_now = kChunks == 1 && row.entries_per_block == 1;
+  int32_t* const picks = row.num_picked <= kBins ? shared->bins : memory.PicksOf(pair);
   for_keys([&](uint32_t key) {
     const bool is_equal = key == threshold.key && threshold.equals > 0;
     if (key > threshold.key || (is_equal && equal < threshold.equals)) {
       const int pick = above + min(equal, threshold.equals);
-      if (kChunks == 1 && row.entries_per_block == 1) {
-        row.out[row.num_leading + pick] = EntryAt(row, block * row.block_tokens, pages[block - first]);
+      if (writes_now) {
+        row.out[row.num_leading + pick] = EntryAt(row, block * row.block_tokens, pages[(block - first) % 4]);
       } else {
-        WriteBlock(row, pick, block);
+        picks[pick] = block;
       }
     }
     above += key > threshold.key ? 1 : 0;
     equal += is_equal ? 1 : 0;
     ++block;
   });
+  if (!writes_now) WriteBlocks(row, picks);
 }
 
 // Writes the picked blocks in ascending order. Each warp compacts its own stretch of blocks.
@@ -395,8 +404,7 @@ __device__ void PickInMemory(const ScoreMemory& memory, int64_t pair, const Pick
   });
   int32_t* const picks = row.num_picked <= kBins ? shared->bins : memory.PicksOf(pair);
   Compact(keys, row.num_blocks, threshold, picks, shared);
-  __syncthreads();
-  for (int i = threadIdx.x; i < row.num_picked; i += blockDim.x) WriteBlock(row, i, picks[i]);
+  WriteBlocks(row, picks);
 }
 
 // A grid of [KV heads][rows].

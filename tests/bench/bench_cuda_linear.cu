@@ -317,6 +317,34 @@ void TimeCopy(const Scene& s, cudaStream_t stream) {
   std::printf("copy of 1 GiB: %.0f GB/s, read and written\n", 2 * 1073741824.0 / us / 1e3);
 }
 
+template <WeightType kBlocks, WeightType kTiles>
+__global__ void CountDifferences(WeightView blocks, const void* tiles, int* differences) {
+  const int64_t columns = blocks.columns, index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index >= blocks.rows * columns) return;
+  const float block = kernels::cuda::LoadWeightAt<kBlocks>(blocks.data, columns, index / columns, index % columns);
+  const float tile = kernels::cuda::LoadWeightAt<kTiles>(tiles, columns, index / columns, index % columns);
+  if (__float_as_uint(block) != __float_as_uint(tile) && !(isnan(block) && isnan(tile))) atomicAdd(differences, 1);
+}
+
+// Tiles made of random bytes as blocks stand for the same values.
+template <WeightType kBlocks, WeightType kTiles>
+void CheckPacking(cudaStream_t stream) {
+  constexpr int64_t kRows = 64, kColumns = 576;
+  const int64_t bytes = kRows * WeightRowBytes(kBlocks, kColumns);
+  const WeightView blocks = {.data = RandomBf16(bytes / 2, 1), .type = kBlocks, .rows = kRows, .columns = kColumns};
+  auto* tiles = Allocate<uint8_t>(bytes);
+  auto* differences = Allocate<int>(1);
+  Require(cudaMemset(differences, 0, sizeof(int)), "memset");
+  Require(cudaDeviceSynchronize(), "fill");
+  Require(kernels::cuda::LaunchPackTiles({.blocks = blocks, .tiles = tiles}, stream), "pack");
+  CountDifferences<kBlocks, kTiles><<<kRows * kColumns / 64, 64, 0, stream>>>(blocks, tiles, differences);
+  int count = -1;
+  Require(cudaStreamSynchronize(stream), "count");
+  Require(cudaMemcpy(&count, differences, sizeof(count), cudaMemcpyDeviceToHost), "count");
+  all_right = all_right && count == 0;
+  if (count != 0) std::printf("packing: %d DIFFERENT\n", count);
+}
+
 void TimeDequantize(const Scene& s, cudaStream_t stream) {
   auto* out = Allocate<uint16_t>(s.model.inner * s.model.width);
   const float us = ColdMicroseconds(s, stream, [&](int64_t i, cudaStream_t to) {
@@ -332,6 +360,8 @@ void Run() {
   Require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   auto gemm = CudaGemm::Create({Allocate<uint8_t>(CudaGemm::kWorkspaceBytes), CudaGemm::kWorkspaceBytes});
   Require(gemm.status(), "cublasLt");
+  CheckPacking<WeightType::kQ4_0, WeightType::kTiled4>(stream);
+  CheckPacking<WeightType::kQ8_0, WeightType::kTiled8>(stream);
   for (const Model& model : {kLlama8B, kSmolLm2}) {
     const Scene scene(model, WeightType::kBf16);
     Require(cudaDeviceSynchronize(), "fill");

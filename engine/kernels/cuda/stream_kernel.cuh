@@ -6,6 +6,7 @@
 // Weights is a format:
 //   kStepColumns, kStageBytes  columns and bytes of one tile in a stage
 //   kWarpColumns, NextColumn   where a warp's first step begins, in warps, and its next after that at a column
+//   kMostBatchSteps            steps after which warps exchange sums: the more, the fewer bytes a step has
 //   kSharesStages              whether lanes read what others asked for
 //   kColumnsInHalves           whether a lane's columns are four of each half of a chunk, else eight in a row
 //   kNeedsXSums                whether Multiply wants the sums of x over a chunk
@@ -167,29 +168,6 @@ __device__ void MultiplyStep(const StreamParams& params, uint32_t slot, uint32_t
   }
 }
 
-// The sums of a step's tiles become outputs.
-template <typename R>
-__device__ void FinishStep(const StreamParams& params, const float (&sums)[R::kTiles][2][R::kFragments][4],
-                           const OutputPlace (&places)[R::kTiles], const float (&old)[R::kTiles], float factor,
-                           float* partials, int* parity) {
-  const int size = NumWarps() * params.num_rows * kTileOutputs;
-  if constexpr (R::kPaired) {
-    StorePartials<R::kFragments>(params, sums[0][0], sums[0][1], partials);
-    StorePartials<R::kFragments>(params, sums[1][0], sums[1][1], partials + size);
-    __syncthreads();
-    if (places[0].exists) WriteOutput(params, places[0], partials, partials + size, factor, 0);
-    __syncthreads();
-  } else {
-#pragma unroll
-    for (int i = 0; i < R::kTiles; ++i, *parity ^= 1) {
-      float* const own = partials + *parity * size;
-      StorePartials<R::kFragments>(params, sums[i][0], sums[i][1], own);
-      __syncthreads();
-      if (places[i].exists) WriteOutput(params, places[i], own, own + kTileOutputs / 2, factor, old[i]);
-    }
-  }
-}
-
 template <typename R>
 __global__ void __launch_bounds__(kMaxWarps* kWarpThreads, 1)
     StreamKernel(const __grid_constant__ StreamParams params) {
@@ -197,8 +175,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpThreads, 1)
   extern __shared__ __align__(128) uint8_t shared[];
   uint8_t* x_rows = shared + NumWarps() * R::kStages * R::kStageBytes;
   auto* partials = reinterpret_cast<float*>(x_rows + (R::kInput == StreamInput::kStreamed ? 0 : XBytes(params)));
-  // Needed until the factors are known, before the second tile's partial sums come.
-  auto* squares = reinterpret_cast<float(*)[kMaxSegments]>(partials + NumWarps() * params.num_rows * kTileOutputs);
+  const int slot_size = NumWarps() * params.num_rows * kTileOutputs;
+  const int buffer_size = params.batch_steps * R::kTiles * slot_size;
+  // Until the factors are known it may lie in the second buffer.
+  auto* squares = reinterpret_cast<float(*)[kMaxSegments]>(partials + (params.buffers - 1) * buffer_size);
   const uint32_t ring = SharedAddress(shared) + Warp() * R::kStages * R::kStageBytes;
 
   // Where the ring holds nearly all, the next kernel's blocks would only be in the way of this one's start.
@@ -210,33 +190,39 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpThreads, 1)
   if constexpr (R::kInput == StreamInput::kNormed) StageNormedRows(params, x_rows, squares);
   if constexpr (R::kInput == StreamInput::kShared) StageRows(params, x_rows);
   __syncthreads();
+  const int step = static_cast<int>(gridDim.x) * R::kTiles;
   float factor = 1;
   if constexpr (R::kInput == StreamInput::kNormed) {
-    const OutputPlace place = PlaceOfThread<R::kPaired>(params, 0);
-    if (place.row < params.num_rows) factor = NormFactor(params, squares[place.row]);
-    if constexpr (R::kPaired) __syncthreads();
+    factor = NormFactor(params, squares[PlaceOfThread<R::kTiles, R::kPaired>(params, 0, step).row]);
+    if (params.buffers == 1) __syncthreads();
   }
-  const int step = static_cast<int>(gridDim.x) * R::kTiles;
   int stage = 0, parity = 0;
-  for (int tile = static_cast<int>(blockIdx.x) * R::kTiles; tile < params.num_tiles; tile += step) {
-    OutputPlace places[R::kTiles];
-    float old[R::kTiles];
+  for (int first = static_cast<int>(blockIdx.x) * R::kTiles; first < params.num_tiles;
+       first += params.batch_steps * step) {
+    const OutputPlace place = PlaceOfThread<R::kTiles, R::kPaired>(params, first, step);
+    const float old = OldValue(params, place);
+    float* const buffer = partials + parity * buffer_size;
+    for (int nth = 0; nth < params.batch_steps && first + nth * step < params.num_tiles; ++nth) {
+      float sums[R::kTiles][2][R::kFragments][4] = {};
+      for (int column = Warp() * Weights::kWarpColumns; column < params.columns; column = Weights::NextColumn(column)) {
+        WaitForCopies<R::kStages - 1>();
+        if constexpr (Weights::kSharesStages) __syncwarp();
+        MultiplyStep<R>(params, ring + stage * R::kStageBytes, SharedAddress(x_rows), column, sums);
+        if constexpr (Weights::kSharesStages) __syncwarp();
+        stream.Ask(stage);
+        CommitCopies();
+        stage = stage == R::kStages - 1 ? 0 : stage + 1;
+      }
 #pragma unroll
-    for (int i = 0; i < R::kTiles; ++i) {
-      places[i] = PlaceOfThread<R::kPaired>(params, tile + i);
-      old[i] = OldValue(params, places[i]);
+      for (int i = 0; i < R::kTiles; ++i) {
+        StorePartials<R::kFragments>(params, sums[i][0], sums[i][1], buffer + (nth * R::kTiles + i) * slot_size);
+      }
     }
-    float sums[R::kTiles][2][R::kFragments][4] = {};
-    for (int column = Warp() * Weights::kWarpColumns; column < params.columns; column = Weights::NextColumn(column)) {
-      WaitForCopies<R::kStages - 1>();
-      if constexpr (Weights::kSharesStages) __syncwarp();
-      MultiplyStep<R>(params, ring + stage * R::kStageBytes, SharedAddress(x_rows), column, sums);
-      if constexpr (Weights::kSharesStages) __syncwarp();
-      stream.Ask(stage);
-      CommitCopies();
-      stage = stage == R::kStages - 1 ? 0 : stage + 1;
-    }
-    FinishStep<R>(params, sums, places, old, factor, partials, &parity);
+    __syncthreads();
+    const float* own = buffer + place.slot * slot_size;
+    if (place.exists) WriteOutput(params, place, own, own + (R::kPaired ? slot_size : kTileOutputs / 2), factor, old);
+    parity = params.buffers - 1 - parity;
+    if (params.buffers == 1) __syncthreads();
   }
 }
 
@@ -247,21 +233,31 @@ template <typename R>
 int64_t SharedBytes(const StreamParams& params) {
   const int64_t num_warps = WarpsFor(params.columns);
   const int64_t rows = R::kInput == StreamInput::kStreamed ? 0 : XBytes(params);
-  const int64_t bytes = num_warps * (R::kStages * R::kStageBytes + 2 * params.num_rows * kTileOutputs * 4) + rows;
+  const int64_t slots = int64_t{params.buffers} * params.batch_steps * R::kTiles;
+  const int64_t bytes = num_warps * (R::kStages * R::kStageBytes + slots * params.num_rows * kTileOutputs * 4) + rows;
   // One large block a multiprocessor: were there room for two, both could start on one that falls idle first, and
   // another would have none.
   const int64_t more_than_half = CurrentDeviceTraits().max_shared_bytes / 2 + 1024;
   return num_warps == kMaxWarps && bytes < more_than_half ? more_than_half : bytes;
 }
 
+// Chooses how sums are exchanged: in as large batches as there are threads and memory for. False where nothing fits.
 template <typename R>
-bool Fits(const StreamParams& params) {
-  if (R::kInput == StreamInput::kNormed && params.columns > kMaxSegments * kSegmentColumns) return false;
-  return SharedBytes<R>(params) <= CurrentDeviceTraits().max_shared_bytes;
+bool Arrange(StreamParams* params) {
+  if (R::kInput == StreamInput::kNormed && params->columns > kMaxSegments * kSegmentColumns) return false;
+  constexpr int kOutputTiles = R::kPaired ? 1 : R::kTiles;
+  const int threads = WarpsFor(params->columns) * kWarpThreads;
+  for (params->buffers = 2; params->buffers > 0; --params->buffers) {
+    for (params->batch_steps = R::Weights::kMostBatchSteps; params->batch_steps > 0; params->batch_steps /= 2) {
+      const bool writable = params->batch_steps * kOutputTiles * params->num_rows * kTileOutputs <= threads;
+      if (writable && SharedBytes<R>(*params) <= CurrentDeviceTraits().max_shared_bytes) return true;
+    }
+  }
+  return false;
 }
 
 template <typename R>
-cudaError_t LaunchRing(const StreamParams& params, cudaStream_t stream) {
+cudaError_t LaunchRing(StreamParams params, cudaStream_t stream) {
   const auto kernel = StreamKernel<R>;
   static const cudaError_t attributes = [kernel] {
     const int bytes = CurrentDeviceTraits().max_shared_bytes;
@@ -271,7 +267,7 @@ cudaError_t LaunchRing(const StreamParams& params, cudaStream_t stream) {
     return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   }();
   if (attributes != cudaSuccess) return attributes;
-  if (!Fits<R>(params)) return cudaErrorInvalidValue;
+  if (!Arrange<R>(&params)) return cudaErrorInvalidValue;
   // Short sums leave room for two blocks on a multiprocessor.
   const int steps = (params.num_tiles + R::kTiles - 1) / R::kTiles;
   const int places = CurrentDeviceTraits().num_multiprocessors * (WarpsFor(params.columns) == kMaxWarps ? 1 : 2);
@@ -295,8 +291,9 @@ cudaError_t LaunchStream(const StreamParams& params, bool normed, cudaStream_t s
     }
   }
   if (normed) return LaunchRows<Weights, StreamInput::kNormed, 1>(params, stream);
-  const bool fits = params.num_rows <= kRowsPerFragment ? Fits<Ring<Weights, StreamInput::kShared, 1, 1>>(params)
-                                                        : Fits<Ring<Weights, StreamInput::kShared, 2, 1>>(params);
+  StreamParams tried = params;
+  const bool fits = params.num_rows <= kRowsPerFragment ? Arrange<Ring<Weights, StreamInput::kShared, 1, 1>>(&tried)
+                                                        : Arrange<Ring<Weights, StreamInput::kShared, 2, 1>>(&tried);
   return fits ? LaunchRows<Weights, StreamInput::kShared, 1>(params, stream)
               : LaunchRows<Weights, StreamInput::kStreamed, 2>(params, stream);
 }

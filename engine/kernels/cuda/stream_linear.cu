@@ -11,6 +11,7 @@ struct Bf16Weights {
   static constexpr int kStepColumns = kChunkColumns;
   static constexpr int kWarpColumns = 2 * kChunkColumns;
   static constexpr int kStageBytes = 2 * kWarpThreads * kVectorBytes;
+  static constexpr int kMostBatchSteps = 1;
   static constexpr bool kSharesStages = false;  // a lane reads what it asked for itself
   static constexpr bool kColumnsInHalves = false, kNeedsXSums = false, kGatesByTiles = false;
 

@@ -46,6 +46,8 @@ struct StreamParams {
   StreamOutput output;
   void* out;
   int64_t out_stride;  // elements
+  int batch_steps;     // steps between two exchanges of sums
+  int buffers;         // of a batch's partial sums: with two, a batch's are read while the next one's are written
 };
 
 // Of all rows of x in shared memory.
@@ -218,24 +220,32 @@ __device__ inline float AddPartials(const StreamParams& params, const float* par
   return sum;
 }
 
-// The output of a tile that this thread writes.
+// The output that a thread writes of each batch.
 struct OutputPlace {
   bool exists;
+  int slot;  // the tile's, in the batch
   int row;
   int index;  // in the tile
   int64_t element;
 };
 
-// kPaired: gated products that take tiles of both weights in turn.
-template <bool kPaired>
-__device__ OutputPlace PlaceOfThread(const StreamParams& params, int tile) {
+// The block's tiles of a batch are the kTiles from `first` on, then as many `step` further on, and so on. kPaired:
+// gated products that take tiles of both weights in turn.
+template <int kTiles, bool kPaired>
+__device__ OutputPlace PlaceOfThread(const StreamParams& params, int first, int step) {
+  constexpr int kOutputTiles = kPaired ? 1 : kTiles;
   const int width = params.output == StreamOutput::kGated && !kPaired ? kTileOutputs / 2 : kTileOutputs;
+  const int tile_outputs = width * params.num_rows;
+  const int nth = static_cast<int>(threadIdx.x) / tile_outputs, rest = static_cast<int>(threadIdx.x) % tile_outputs;
+  const int tile = first + nth / kOutputTiles * step + nth % kOutputTiles;
   OutputPlace place{};
-  place.row = static_cast<int>(threadIdx.x) / width;
-  place.index = static_cast<int>(threadIdx.x) % width;
+  place.slot = nth / kOutputTiles * kTiles + nth % kOutputTiles;
+  place.row = rest / width;
+  place.index = rest % width;
   const int weight = WeightOfTile(params, tile);
   const int output = ((kPaired ? tile / 2 : tile) - params.first_tile[weight]) * width + place.index;
-  place.exists = place.row < params.num_rows && tile < params.num_tiles && output < params.weight_rows[weight];
+  place.exists =
+      nth < params.batch_steps * kOutputTiles && tile < params.num_tiles && output < params.weight_rows[weight];
   place.element = place.row * params.out_stride + params.first_output[weight] + output;
   return place;
 }

@@ -30,6 +30,7 @@ struct TiledWeights {
   static constexpr TileTraits kTraits = TraitsOfTiles(kType);
   static constexpr int kStepColumns = kTileColumns, kWarpColumns = kTileColumns;
   static constexpr int kStageBytes = kTraits.tile_bytes();
+  static constexpr int kMostBatchSteps = 4;
   static constexpr bool kSharesStages = true, kGatesByTiles = true;
   static constexpr bool kColumnsInHalves = kTraits.group_columns == 16, kNeedsXSums = kTraits.has_min;
 

@@ -21,6 +21,13 @@ __device__ inline uint32_t SubtractBf16(uint32_t value, uint32_t minus) {
   return *reinterpret_cast<const uint32_t*>(&difference);
 }
 
+// (value & mask) | bits in one instruction, which the compiler does not find where both are constants.
+__device__ inline uint32_t MaskAndSet(uint32_t value, uint32_t mask, uint32_t bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(value), "r"(mask), "r"(bits));
+  return result;
+}
+
 __device__ constexpr uint32_t ShiftTo(uint32_t bits, int from, int to) {
   return from >= to ? bits >> (from - to) : bits << (to - from);
 }
@@ -44,7 +51,7 @@ struct TiledWeights {
     }
 
     __device__ void Ask(const StreamParams&, uint32_t shared, int column) const {
-      const uint8_t* from = tiles_ + static_cast<int64_t>(column / kTileColumns) * kStageBytes;
+      const uint8_t* from = tiles_ + static_cast<uint32_t>(column) / kTileColumns * kStageBytes;
 #pragma unroll
       for (int i = 0; i < kStageBytes; i += kWarpThreads * kVectorBytes) {
         const int at = i + Lane() * kVectorBytes;
@@ -134,9 +141,12 @@ struct TiledWeights {
       const uint32_t word = half == 0 ? low.x : low.y;
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
-        uint32_t bits = (word >> (4 * pair) & 0x000f000fu) | 0x43004300u;
-        if constexpr (kTraits.high_bits == 1) bits |= ShiftTo(high, (chunk * 2 + half) * 4 + pair, 4) & kHighMask;
-        if constexpr (kTraits.high_bits == 2) bits |= ShiftTo(high, 2 * (half * 4 + pair), 4) & kHighMask;
+        uint32_t bits = MaskAndSet(word >> (4 * pair), 0x000f000fu, 0x43004300u);
+        if constexpr (kTraits.high_bits == 1) {
+          bits = MaskAndSet(ShiftTo(high, (chunk * 2 + half) * 4 + pair, 4), kHighMask, bits);
+        }
+        if constexpr (kTraits.high_bits == 2)
+          bits = MaskAndSet(ShiftTo(high, 2 * (half * 4 + pair), 4), kHighMask, bits);
         levels.pairs[half][pair] = SubtractBf16(bits, kMinus);
       }
     }
@@ -152,7 +162,8 @@ struct TiledWeights {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const uint32_t two = words[i / 2] >> (i % 2 * 8);
-      const uint32_t low = (two & 0x007f007fu) | 0x43004300u, sign = (two & 0x00800080u) | 0xc300c300u;
+      const uint32_t low = MaskAndSet(two, 0x007f007fu, 0x43004300u);
+      const uint32_t sign = MaskAndSet(two, 0x00800080u, 0xc300c300u);
       levels.pairs[i / 4][i % 4] = SubtractBf16(low, sign);
     }
     return levels;

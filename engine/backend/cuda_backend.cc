@@ -65,7 +65,8 @@ constexpr int64_t kMaxSelectRows = 32;
 
 class DeviceCudaBackend final : public Backend {
  public:
-  DeviceCudaBackend(std::string name, cudaStream_t stream) : name_(std::move(name)), stream_(stream) {}
+  DeviceCudaBackend(int ordinal, std::string name, cudaStream_t stream)
+      : ordinal_(ordinal), name_(std::move(name)), stream_(stream) {}
   // What ops need beside their arguments.
   absl::Status TakeWorkspace();
   ~DeviceCudaBackend() override { cudaStreamDestroy(stream_); }
@@ -103,7 +104,7 @@ class DeviceCudaBackend final : public Backend {
 
   void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
     const auto size = static_cast<size_t>(size_bytes);
-    if (fault_.ok()) Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
+    if (OnDevice()) Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
   }
   absl::Status Prepare(const ModelShape& shape) override;
   int64_t RecordedRows(int64_t num_rows) const override;
@@ -141,7 +142,7 @@ class DeviceCudaBackend final : public Backend {
   StepTicket Submit() override { return StepTicket{++submitted_}; }
   absl::Status Wait(StepTicket ticket) override {
     FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
-    Check("wait", cudaStreamSynchronize(stream_));
+    if (OnDevice()) Check("wait", cudaStreamSynchronize(stream_));
     if (fault_.ok()) Check("timing", timer_.Collect());
     step_memory_.Reset();
     const absl::Status status = std::exchange(step_status_, absl::OkStatus());
@@ -152,7 +153,7 @@ class DeviceCudaBackend final : public Backend {
   // In order with the ops: the stream does not wait for the default one, on which a plain copy may still be under way
   // when it returns.
   absl::Status Copy(const char* what, void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind) {
-    if (fault_.ok()) Check(what, cudaMemcpyAsync(to, from, size_bytes, kind, stream_));
+    if (OnDevice()) Check(what, cudaMemcpyAsync(to, from, size_bytes, kind, stream_));
     if (fault_.ok()) Check(what, cudaStreamSynchronize(stream_));
     return fault_;
   }
@@ -164,9 +165,14 @@ class DeviceCudaBackend final : public Backend {
   void Check(absl::Status status) {
     if (!status.ok() && fault_.ok()) fault_ = std::move(status);
   }
+  // The engine's thread is not the one that loaded the model, and begins with another device.
+  bool OnDevice() {
+    if (fault_.ok()) Check(UseCudaDevice(ordinal_));
+    return fault_.ok();
+  }
   // Whether the step goes on; what was staged is then on its way.
   bool Ready() {
-    if (!fault_.ok() || !step_status_.ok()) return false;
+    if (!step_status_.ok() || !OnDevice()) return false;
     if (!graphs_.recording()) Check("stage", step_memory_.Flush(stream_));
     return fault_.ok();
   }
@@ -179,6 +185,7 @@ class DeviceCudaBackend final : public Backend {
     Check(what, graphs_.recording() ? launch() : timer_.Time(op, stream_, launch));
   }
 
+  const int ordinal_;
   const std::string name_;
   const cudaStream_t stream_;
   std::array<std::atomic<int64_t>, kNumMemoryKinds> held_bytes_{};
@@ -303,7 +310,7 @@ int64_t DeviceCudaBackend::RecordedRows(int64_t num_rows) const {
 
 absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size_bytes, MemoryKind kind) {
   FARSPAN_CHECK(size_bytes >= 0, "size_bytes=", size_bytes);
-  FARSPAN_RETURN_IF_ERROR(fault_);
+  if (!OnDevice()) return fault_;
   void* data = nullptr;
   const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(size_bytes));
   if (error == cudaErrorMemoryAllocation) {
@@ -326,7 +333,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
     return DeviceFault("stream", error);
   }
-  auto backend = std::make_unique<DeviceCudaBackend>(absl::StrCat("cuda:", ordinal, "/", info.name), stream);
+  auto backend = std::make_unique<DeviceCudaBackend>(ordinal, absl::StrCat("cuda:", ordinal, "/", info.name), stream);
   FARSPAN_RETURN_IF_ERROR(backend->TakeWorkspace());
   return backend;
 }

@@ -44,6 +44,14 @@ absl::Status Failed(int ordinal, cudaError_t error) {
 
 }  // namespace
 
+absl::Status UseCudaDevice(int ordinal) {
+  thread_local int current = -1;
+  if (current == ordinal) return absl::OkStatus();
+  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) return Failed(ordinal, error);
+  current = ordinal;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal) {
   int count = 0;
   FARSPAN_RETURN_IF_ERROR(CountDevices(&count));
@@ -55,7 +63,7 @@ absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal) {
   if (const cudaError_t error = cudaGetDeviceProperties(&properties, ordinal); error != cudaSuccess) {
     return Failed(ordinal, error);
   }
-  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) return Failed(ordinal, error);
+  FARSPAN_RETURN_IF_ERROR(UseCudaDevice(ordinal));
   size_t free_bytes = 0, total_bytes = 0;
   if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
     return Failed(ordinal, error);

@@ -20,8 +20,12 @@ struct CudaDeviceInfo {
   int64_t total_bytes = 0;
 };
 
-// Makes the device this thread's, and its context where there is none. FAILED_PRECONDITION says why there is no such
-// device, as a clause: built without CUDA, no driver or one too old, no GPU, none of that number, or a driver's error.
+// Uses the device as UseCudaDevice does. FAILED_PRECONDITION says why there is no such device, as a clause: built
+// without CUDA, no driver or one too old, no GPU, none of that number, or a driver's error.
 absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal);
+
+// Makes the device this thread's, which is the one that the runtime's calls are for, and its context where there is
+// none. Costs nothing where it is this thread's already; nothing else of ours changes a thread's device.
+absl::Status UseCudaDevice(int ordinal);
 
 }  // namespace farspan

@@ -49,27 +49,47 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 #endif
 }
 
-// One block. Ranks tiles by how much their first head reads.
-__global__ void ScheduleKernel(const __grid_constant__ PrefillAttentionArgs args, PrefillSchedule* schedule) {
+// Heads whose keys and values the L2 cache holds together are worked at together, unless so few items are left of the
+// last ones that most blocks would wait for a long one.
+__device__ uint32_t NumSections(const PrefillAttentionArgs& args, int64_t longest_tile, int64_t longest, int64_t total,
+                                int64_t num_blocks) {
+  constexpr int64_t kCachedBytes = int64_t{32} << 20;
+  const KvLayerView& cache = args.common.cache;
+  const int64_t context_entries = args.lists[longest_tile * args.common.num_heads].num_entries;
+  const int64_t kv_head_bytes = (context_entries + 1) * cache.page_tokens * cache.head_dim * 4;
+  const int64_t sections = (cache.num_kv_heads * kv_head_bytes + kCachedBytes - 1) / kCachedBytes;
+  if (4 * longest * num_blocks > total * args.common.num_heads) return 1;
+  return static_cast<uint32_t>(sections < cache.num_kv_heads ? sections : cache.num_kv_heads);
+}
+
+// One block. Ranks tiles by how many entries their first head reads.
+__global__ void ScheduleKernel(const __grid_constant__ PrefillAttentionArgs args, int64_t num_blocks,
+                               PrefillSchedule* schedule) {
   __shared__ int64_t lengths[kMostOrderedTiles];
   WaitForPrevious();
   LetNextStart();
   const int num_tiles = static_cast<int>(args.num_tiles), tile = static_cast<int>(threadIdx.x);
   if (tile == 0) schedule->items_taken = 0;
-  if (num_tiles > kMostOrderedTiles) return;
+  if (num_tiles > kMostOrderedTiles) {
+    if (tile == 0) schedule->num_sections = NumSections(args, num_tiles - 1, 1, num_tiles, num_blocks);
+    return;
+  }
   if (tile < num_tiles) {
     const int64_t index = tile * args.common.num_heads;
-    const int64_t num_blocks = args.kept_ranges == nullptr ? kAllBlocks : args.kept_ranges[index].num_blocks;
-    lengths[tile] = num_blocks == kAllBlocks ? args.lists[index].num_entries
-                                             : num_blocks * MaskBlockEntries(args.common.cache.page_tokens);
+    const int64_t kept = args.kept_ranges == nullptr ? kAllBlocks : args.kept_ranges[index].num_blocks;
+    const int64_t num_entries = args.lists[index].num_entries;
+    lengths[tile] = kept == kAllBlocks ? num_entries : kept * MaskBlockEntries(args.common.cache.page_tokens);
   }
   __syncthreads();
   if (tile >= num_tiles) return;
   int rank = 0;
+  int64_t total = 0;
   for (int other = 0; other < num_tiles; ++other) {
     rank += lengths[other] > lengths[tile] || (lengths[other] == lengths[tile] && other > tile) ? 1 : 0;
+    total += lengths[other];
   }
   schedule->longest_first[rank] = tile;
+  if (rank == 0) schedule->num_sections = NumSections(args, tile, lengths[tile], total, num_blocks);
 }
 
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
@@ -116,12 +136,13 @@ cudaError_t Launch(const PrefillAttentionArgs& args, PrefillSchedule* schedule, 
   static const cudaError_t allowed = cudaFuncSetAttribute(
       PrefillKernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (allowed != cudaSuccess) return allowed;
-  const auto schedulers =
-      static_cast<unsigned>(args.num_tiles < kMostOrderedTiles ? args.num_tiles : kMostOrderedTiles);
-  const cudaError_t scheduled = LaunchKernel(ScheduleKernel, dim3(1), dim3(schedulers), 0, stream, args, schedule);
-  if (scheduled != cudaSuccess) return scheduled;
   const int64_t num_items = args.num_tiles * common.num_heads;
   const int64_t num_blocks = CurrentDeviceTraits().num_multiprocessors;
+  const auto schedulers =
+      static_cast<unsigned>(args.num_tiles < kMostOrderedTiles ? args.num_tiles : kMostOrderedTiles);
+  const cudaError_t scheduled =
+      LaunchKernel(ScheduleKernel, dim3(1), dim3(schedulers), 0, stream, args, num_blocks, schedule);
+  if (scheduled != cudaSuccess) return scheduled;
   const dim3 grid(static_cast<unsigned>(num_items < num_blocks ? num_items : num_blocks));
   return LaunchKernel(PrefillKernel<kHeadDim>, grid, dim3(kBlockThreads), shared_bytes, stream, q_map, kv_map,
                       PrefillParams{.args = args, .schedule = schedule});

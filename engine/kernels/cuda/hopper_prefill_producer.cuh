@@ -20,6 +20,7 @@ inline constexpr int64_t kMostOrderedTiles = 1024;
 // In the workspace, filled by an own kernel before each launch.
 struct PrefillSchedule {
   unsigned items_taken;                      // beyond each block's first
+  uint32_t num_sections;                     // of the heads, in turn
   int32_t longest_first[kMostOrderedTiles];  // of up to so many tiles
 };
 
@@ -177,19 +178,13 @@ class PrefillProducer {
     }
   }
 
-  // Tiles with long lists first; of very many tiles later ones, since those of a sequence ascend and so do their lists.
-  // Heads in turn, but no more KV heads at a time than the L2 cache holds.
+  // A section of the heads after the other; in it tiles with long lists first, or of very many tiles later ones, since
+  // those of a sequence ascend and so do their lists.
   __device__ void TakeItem(unsigned item) {
     const AttentionCommon& common = args_.common;
     const unsigned num_tiles = static_cast<unsigned>(args_.num_tiles), num_heads = common.num_heads;
     const unsigned num_kv_heads = common.cache.num_kv_heads, group = num_heads / num_kv_heads;
-    constexpr int64_t kCachedBytes = int64_t{32} << 20;
-    const unsigned long_tile = num_tiles <= kMostOrderedTiles ? schedule_.longest_first[0] : num_tiles - 1;
-    const int64_t longest = args_.lists[long_tile * num_heads].num_entries;
-    const int64_t kv_head_bytes = (longest + 1) * page_tokens_ * kHeadDim * 4;
-    const int64_t sections = (num_kv_heads * kv_head_bytes + kCachedBytes - 1) / kCachedBytes;
-    const unsigned num_sections = sections < num_kv_heads ? static_cast<unsigned>(sections) : num_kv_heads;
-    const unsigned section_heads = (num_kv_heads + num_sections - 1) / num_sections * group;
+    const unsigned section_heads = (num_kv_heads + schedule_.num_sections - 1) / schedule_.num_sections * group;
     const unsigned section = item / (num_tiles * section_heads), in_section = item % (num_tiles * section_heads);
     const unsigned first_head = section * section_heads;
     const unsigned heads = num_heads - first_head < section_heads ? num_heads - first_head : section_heads;

@@ -149,7 +149,10 @@ absl::Status CudaLayers::FeedForward(const kernels::FeedForwardArgs& args) {
   const WeightView weights[] = {args.gate, args.up};
   NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
   const int64_t inner_width = args.gate.rows;
-  const bool streams = Streams(args.num_rows, weights) && args.gate.type == args.up.type;
+  // Tiles want all of the rows in shared memory here.
+  const bool fits =
+      args.gate.type == WeightType::kBf16 || args.num_rows * args.gate.columns <= (args.num_rows <= 8 ? 40960 : 65536);
+  const bool streams = Streams(args.num_rows, weights) && args.gate.type == args.up.type && fits;
   void* inner = args.inner;
   if (args.num_rows > kMaxSelfNormedRows || !streams) {
     FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.gate.columns, args.normed));

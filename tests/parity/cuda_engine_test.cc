@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole engine on CUDA against the engine on the CPU, which is forced along the tokens that CUDA chose: at every
+// place the CPU's logits say whether CUDA's token was theirs, or a tie within the rounding of bf16 activations.
+// FARSPAN_TEST_MODEL names a real model for the last test.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+
+#include "engine/attention/registry.h"
+#include "engine/backend/cuda_backend.h"
+#include "engine/engine_factory.h"
+#include "google/protobuf/text_format.h"
+#include "tests/support/recording_output.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tiny_checkpoint.h"
+
+namespace farspan {
+namespace {
+
+constexpr float kTieLogitGap = 2e-2f;
+
+// Logits are rounded in proportion to their size, which shows beside very unlikely tokens.
+float LogprobTolerance(float logprob) { return std::max(5e-2f, 1e-2f * std::fabs(logprob)); }
+
+// Prompts outgrow the window and the budget.
+constexpr std::array<const char*, 3> kPolicies = {
+    "dense { }", "window { sink_tokens: 4 window_tokens: 48 }",
+    "quest { budget_tokens: 96 block_tokens: 16 sink_tokens: 16 recent_tokens: 32 }"};
+
+struct Answered {
+  Request request;
+  std::shared_ptr<RecordingOutput> output;
+};
+
+class CudaEngineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto cuda = CudaBackend::Create(0);
+    if (!cuda.ok()) GTEST_SKIP() << cuda.status().message();
+  }
+
+  std::unique_ptr<Engine> MakeEngine(const GgufFile& file, const std::string& device, const EngineConfig& config,
+                                     int64_t kv_cache_bytes) {
+    auto engine = CreateEngine(file,
+                               {.device = device,
+                                .cpu = {.num_threads = 2},
+                                .page_tokens = 16,
+                                .kv_cache_bytes = kv_cache_bytes,
+                                .engine = config},
+                               &metrics_);
+    EXPECT_THAT(engine, IsOk());
+    return *std::move(engine);
+  }
+
+  static Request MakeRequest(int i, int64_t prompt_tokens, int64_t max_tokens, const Engine& engine) {
+    v1::AttentionSpec spec;
+    const char* const policy = kPolicies[static_cast<size_t>(i) % kPolicies.size()];
+    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(policy, &spec));
+    Request request{.sampling = {.temperature = i % 4 == 3 ? 0.8 : 0.0, .seed = static_cast<uint64_t>(i)},
+                    .stop = {.max_tokens = max_tokens},
+                    .logprobs = 2,
+                    .policy = *BuiltinPolicies().Create(spec, engine.shape())};
+    for (int64_t t = 0; t < prompt_tokens; ++t) {
+      request.prompt.push_back(static_cast<TokenId>((t * 37 + i * 11 + t * t % 13) % engine.shape().vocab_size));
+    }
+    return request;
+  }
+
+  static std::vector<Answered> Answer(Engine* engine, const std::vector<Request>& requests) {
+    std::vector<Answered> answered;
+    for (const Request& request : requests) {
+      answered.push_back({request, std::make_shared<RecordingOutput>()});
+      EXPECT_THAT(engine->Submit(request, answered.back().output), IsOk());
+    }
+    while (engine->TEST_Step()) {
+    }
+    for (const Answered& one : answered) {
+      EXPECT_EQ(one.output->finished()->reason, FinishReason::kLength) << one.output->finished()->status;
+    }
+    return answered;
+  }
+
+  // Counts the ties met on the way.
+  void ExpectCpuAgrees(Engine* cpu, const Answered& cuda, int sample) {
+    Request request = cuda.request;
+    request.num_samples = 1;
+    request.forced_tokens = cuda.output->tokens(sample);
+    const auto forced = std::make_shared<RecordingOutput>();
+    ASSERT_THAT(cpu->Submit(request, forced), IsOk());
+    while (cpu->TEST_Step()) {
+    }
+    const std::vector<TokenLogprobs>&expected = forced->logprobs(), &got = cuda.output->logprobs(sample);
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t t = 0; t < got.size(); ++t) {
+      ASSERT_EQ(got[t].chosen.token, expected[t].chosen.token);
+      const float logprob = expected[t].chosen.logprob;
+      ASSERT_NEAR(got[t].chosen.logprob, logprob, LogprobTolerance(logprob)) << "token " << t;
+      if (!request.sampling.greedy() || expected[t].top[0].token == got[t].chosen.token) continue;
+      ASSERT_LE(expected[t].top[0].logprob - expected[t].chosen.logprob, kTieLogitGap) << "token " << t;
+      ++num_ties_;
+    }
+    num_tokens_ += static_cast<int64_t>(got.size());
+    ASSERT_EQ(cuda.output->prompt_logprobs().size(), forced->prompt_logprobs().size());
+    for (size_t t = 0; t < forced->prompt_logprobs().size(); ++t) {
+      const float logprob = forced->prompt_logprobs()[t].chosen.logprob;
+      ASSERT_NEAR(cuda.output->prompt_logprobs()[t].chosen.logprob, logprob, LogprobTolerance(logprob))
+          << "prompt token " << t;
+    }
+  }
+
+  void ExpectSameAnswers(const GgufFile& file, const std::vector<Answered>& answered) {
+    const auto cpu = MakeEngine(file, "cpu", {.max_num_seqs = 1, .max_num_batched_tokens = 512}, int64_t{256} << 20);
+    for (size_t i = 0; i < answered.size(); ++i) {
+      for (int sample = 0; sample < answered[i].request.num_samples; ++sample) {
+        SCOPED_TRACE(testing::Message() << "request " << i << " under " << answered[i].request.policy->name()
+                                        << ", sample " << sample);
+        ExpectCpuAgrees(cpu.get(), answered[i], sample);
+      }
+    }
+    std::cout << num_tokens_ << " tokens, " << num_ties_ << " ties\n";
+  }
+
+  const std::string bytes_ = TinyCheckpointBytes({.width = 128, .feed_forward_width = 192, .head_dim = 64});
+  const GgufFile tiny_ = *GgufFile::Parse(ViewByteSource(std::as_bytes(std::span(bytes_))));
+  NullMetricsSink metrics_;
+  int64_t num_tokens_ = 0;
+  int64_t num_ties_ = 0;
+};
+
+TEST_F(CudaEngineTest, OneRequestUnderEachPolicy) {
+  for (int i = 0; i < static_cast<int>(kPolicies.size()); ++i) {
+    SCOPED_TRACE(kPolicies[static_cast<size_t>(i)]);
+    const auto engine =
+        MakeEngine(tiny_, "cuda:0", {.max_num_seqs = 4, .max_num_batched_tokens = 90}, int64_t{64} << 20);
+    Request request = MakeRequest(i, 200, 40, *engine);
+    request.prompt_logprobs = 1;
+    const std::vector<Answered> answered = Answer(engine.get(), {request});
+    if (HasFailure()) return;
+    ExpectSameAnswers(tiny_, answered);
+  }
+}
+
+TEST_F(CudaEngineTest, MixedPoliciesInOneBatch) {
+  const auto engine = MakeEngine(tiny_, "cuda:0", {.max_num_seqs = 9, .max_num_batched_tokens = 90}, int64_t{64} << 20);
+  std::vector<Request> requests;
+  for (int i = 0; i < 24; ++i) {
+    requests.push_back(MakeRequest(i, 5 + 9 * i, 6 + 2 * i, *engine));
+    if (i % 2 == 0) requests.back().prompt_logprobs = 1;
+  }
+  ExpectSameAnswers(tiny_, Answer(engine.get(), requests));
+}
+
+TEST_F(CudaEngineTest, SamplesOfOnePrompt) {
+  const auto engine =
+      MakeEngine(tiny_, "cuda:0", {.max_num_seqs = 16, .max_num_batched_tokens = 128}, int64_t{64} << 20);
+  std::vector<Request> requests;
+  for (int i = 0; i < 3; ++i) {
+    requests.push_back(MakeRequest(i, 100 + 37 * i, 20, *engine));
+    requests.back().num_samples = 4;
+    requests.back().sampling.temperature = 0.9;
+  }
+  const std::vector<Answered> answered = Answer(engine.get(), requests);
+  for (const Answered& one : answered) EXPECT_NE(one.output->tokens(0), one.output->tokens(1));
+  ExpectSameAnswers(tiny_, answered);
+}
+
+TEST_F(CudaEngineTest, PreemptedRequests) {
+  const auto sizing = MakeEngine(tiny_, "cpu", {}, int64_t{64} << 20);
+  const int64_t kv_cache_bytes = 40 * sizing->shape().kv_bytes_per_page();
+  const auto engine = MakeEngine(tiny_, "cuda:0", {.max_num_seqs = 8, .max_num_batched_tokens = 64}, kv_cache_bytes);
+  std::vector<Request> requests;
+  for (int i = 0; i < 9; ++i) requests.push_back(MakeRequest(i, 60 + 5 * i, 120, *engine));
+  const std::vector<Answered> answered = Answer(engine.get(), requests);
+  int64_t preemptions = 0;
+  for (const Answered& one : answered) preemptions += one.output->finished()->statistics.preemptions;
+  EXPECT_GT(preemptions, 0);
+  ExpectSameAnswers(tiny_, answered);
+}
+
+TEST_F(CudaEngineTest, ARealModel) {
+  const char* const path = std::getenv("FARSPAN_TEST_MODEL");
+  if (path == nullptr) GTEST_SKIP() << "FARSPAN_TEST_MODEL names no model file";
+  const auto file = GgufFile::Open(path);
+  ASSERT_THAT(file, IsOk());
+  const auto engine =
+      MakeEngine(*file, "cuda:0", {.max_num_seqs = 12, .max_num_batched_tokens = 512}, int64_t{512} << 20);
+  std::vector<Request> requests;
+  for (int i = 0; i < 12; ++i) requests.push_back(MakeRequest(i, 20 + 30 * i, 48, *engine));
+  ExpectSameAnswers(*file, Answer(engine.get(), requests));
+}
+
+}  // namespace
+}  // namespace farspan

@@ -72,7 +72,8 @@ Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch, int64_t num_rows
                         .prefill_tiles = stage(batch.prefill_tiles),
                         .prefill_lists = stage(batch.prefill_lists),
                         .num_prefill_tiles = static_cast<int64_t>(batch.prefill_tiles.size())};
-  selection_.Begin(batch, padded ? num_rows : static_cast<int64_t>(batch.selector_rows.size()), kv);
+  selection_.Begin(batch, batch.prefill_tiles.empty() ? num_rows : static_cast<int64_t>(batch.selector_rows.size()),
+                   kv);
   staged.entries = stage_mutable(batch.entries);
   return staged;
 }

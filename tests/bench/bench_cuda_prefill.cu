@@ -273,11 +273,7 @@ void TimeShapes(int64_t most_tokens) {
   }
 }
 
-}  // namespace
-}  // namespace farspan::kernels::cuda
-
-int main(int argc, char** argv) {
-  using namespace farspan::kernels::cuda;
+int Main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   const int64_t most_tokens = argc > 2 ? std::atoll(argv[2]) : 131072;
   int failures = 0;
@@ -285,3 +281,8 @@ int main(int argc, char** argv) {
   if (what != "check") TimeShapes(most_tokens);
   return failures == 0 ? 0 : 1;
 }
+
+}  // namespace
+}  // namespace farspan::kernels::cuda
+
+int main(int argc, char** argv) { return farspan::kernels::cuda::Main(argc, argv); }

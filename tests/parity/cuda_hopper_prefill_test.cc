@@ -114,7 +114,8 @@ class HopperPrefillTest : public ::testing::Test {
       if (std::isnan(lse[i]) || std::isinf(lse[i])) {
         ASSERT_TRUE(std::isnan(lse[i]) ? std::isnan(found_lse[i]) : found_lse[i] == lse[i]) << "at " << i;
       } else {
-        ASSERT_NEAR(found_lse[i], lse[i], 5e-3) << "at " << i;
+        // A query that is turned for an entry is rounded to bf16 again.
+        ASSERT_NEAR(found_lse[i], lse[i], 1e-2) << "at " << i;
       }
     }
   }

@@ -98,9 +98,15 @@ class CudaEngineTest : public ::testing::Test {
     }
     const std::vector<TokenLogprobs>&expected = forced->logprobs(), &got = cuda.output->logprobs(sample);
     ASSERT_EQ(got.size(), expected.size());
+    // Blocks of nearly equal scores may be chosen one way here and the other way there.
+    const bool chooses = (request.policy->needs() & kSelectorFeatures) != PlanFeatures::kNone;
     for (size_t t = 0; t < got.size(); ++t) {
       ASSERT_EQ(got[t].chosen.token, expected[t].chosen.token);
       const float logprob = expected[t].chosen.logprob;
+      if (chooses && std::fabs(got[t].chosen.logprob - logprob) > LogprobTolerance(logprob)) {
+        ++num_other_choices_;
+        continue;
+      }
       ASSERT_NEAR(got[t].chosen.logprob, logprob, LogprobTolerance(logprob)) << "token " << t;
       if (!request.sampling.greedy() || expected[t].top[0].token == got[t].chosen.token) continue;
       ASSERT_LE(expected[t].top[0].logprob - expected[t].chosen.logprob, kTieLogitGap) << "token " << t;
@@ -124,7 +130,8 @@ class CudaEngineTest : public ::testing::Test {
         ExpectCpuAgrees(cpu.get(), answered[i], sample);
       }
     }
-    std::cout << num_tokens_ << " tokens, " << num_ties_ << " ties\n";
+    std::cout << num_tokens_ << " tokens, " << num_ties_ << " ties, " << num_other_choices_ << " after other choices\n";
+    EXPECT_LE(num_other_choices_, num_tokens_ / 20);
   }
 
   const std::string bytes_ = TinyCheckpointBytes({.width = 128, .feed_forward_width = 192, .head_dim = 64});
@@ -132,6 +139,7 @@ class CudaEngineTest : public ::testing::Test {
   NullMetricsSink metrics_;
   int64_t num_tokens_ = 0;
   int64_t num_ties_ = 0;
+  int64_t num_other_choices_ = 0;
 };
 
 TEST_F(CudaEngineTest, OneRequestUnderEachPolicy) {

@@ -14,7 +14,7 @@ readonly window="window { sink_tokens: 4 window_tokens: 1024 }"
 readonly quest="quest { budget_tokens: 512 }"
 readonly host=127.0.0.1
 readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=50 model_disk_mb=200
-readonly build_cpu_minutes=7
+readonly build_cpu_minutes=7 cuda_cpu_minutes=5
 
 keep=false
 assume_yes=false
@@ -132,6 +132,7 @@ announce() {
     local jobs build_minutes
     jobs=$(stages_build_jobs)
     build_minutes=$((build_cpu_minutes / jobs + 1))
+    if has_gpu; then build_minutes=$(((build_cpu_minutes + cuda_cpu_minutes) / jobs + 1)); fi
     echo "  build     about $build_minutes minutes with $jobs compiler jobs, $build_disk_mb MB of disk, up to 1.5 GB of memory a job"
     disk_mb=$((disk_mb + build_disk_mb))
     minutes=$((minutes + build_minutes))
@@ -160,8 +161,13 @@ make_directories() {
   fi
 }
 
+has_gpu() { [[ -e /dev/nvidia0 || -e /dev/dxg ]]; }
+
+# Device code takes minutes to build, which pay only where there is a device.
 configure_and_build() {
-  cmake -S "$root" -B "$build_dir" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFARSPAN_BUILD_TESTS=OFF
+  local cuda=OFF
+  if has_gpu; then cuda=AUTO; fi
+  cmake -S "$root" -B "$build_dir" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFARSPAN_BUILD_TESTS=OFF -DFARSPAN_CUDA=$cuda
   cmake --build "$build_dir" --parallel "$(stages_build_jobs)" --target farspan-server farspan
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "engine/base/check.h"
 
 namespace farspan {
 
@@ -33,6 +34,8 @@ void BlockSelection::Begin(const ForwardBatch& batch, int64_t num_rows, KvCache*
   if (rows_.empty()) return;
   TakeStaleRuns(batch, kv);
   // A row completes at most one run.
+  FARSPAN_CHECK(std::cmp_less_equal(completed_runs_.size(), num_rows), "runs=", completed_runs_.size(),
+                " rows=", num_rows);
   completed_runs_.resize(static_cast<size_t>(num_rows), {.page = -1, .run = 0});
   rows_.resize(static_cast<size_t>(num_rows));
   staged_runs_ = backend_->StageArray(std::span<const kernels::KeyRun>(completed_runs_));

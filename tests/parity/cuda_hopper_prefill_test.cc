@@ -97,11 +97,16 @@ class HopperPrefillTest : public ::testing::Test {
     ASSERT_TRUE(kernels::cuda::HopperPrefillSupports(device));
     ASSERT_EQ(kernels::cuda::LaunchHopperPrefillAttention(device, {workspace, workspace_bytes}, nullptr), cudaSuccess);
     ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-    Compare(out, arrays.Get(device_out, out.size()), lse, arrays.Get(common.lse, lse.size()));
+    const bool turns = std::any_of(work.entries.begin(), work.entries.end(), [](const kernels::KvEntry& entry) {
+      return entry.query_cap != kernels::kNoQueryCap;
+    });
+    Compare(out, arrays.Get(device_out, out.size()), lse, arrays.Get(common.lse, lse.size()), turns);
   }
 
   static void Compare(const std::vector<float>& out, const std::vector<uint16_t>& found, const std::vector<float>& lse,
-                      const std::vector<float>& found_lse) {
+                      const std::vector<float>& found_lse, bool turns) {
+    // A query that is turned for an entry is rounded to bf16 once more.
+    const float lse_tolerance = turns ? 1e-2f : 5e-3f;
     for (size_t i = 0; i < out.size(); ++i) {
       const float value = kernels::Bf16ToFloat(found[i]);
       if (std::isnan(out[i])) {
@@ -114,8 +119,7 @@ class HopperPrefillTest : public ::testing::Test {
       if (std::isnan(lse[i]) || std::isinf(lse[i])) {
         ASSERT_TRUE(std::isnan(lse[i]) ? std::isnan(found_lse[i]) : found_lse[i] == lse[i]) << "at " << i;
       } else {
-        // A query that is turned for an entry is rounded to bf16 again.
-        ASSERT_NEAR(found_lse[i], lse[i], 1e-2) << "at " << i;
+        ASSERT_NEAR(found_lse[i], lse[i], lse_tolerance) << "at " << i;
       }
     }
   }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/backend/cuda_device.h"
 #include "engine/backend/cuda_graphs.h"
 #include "engine/backend/cuda_layers.h"
@@ -158,6 +159,9 @@ class DeviceCudaBackend final : public Backend {
     return fault_;
   }
 
+  // RESOURCE_EXHAUSTED says what there was no memory for.
+  absl::Status AllocationStatus(cudaError_t error, int64_t size_bytes, absl::string_view purpose);
+
   // The first error of any call stands: a kernel's fault shows in whatever is called next.
   void Check(const char* what, cudaError_t error) {
     if (error != cudaSuccess && fault_.ok()) fault_ = DeviceFault(what, error);
@@ -208,12 +212,10 @@ class DeviceCudaBackend final : public Backend {
 
 absl::Status DeviceCudaBackend::TakeWorkspace() {
   constexpr int64_t kStepBytes = int64_t{64} << 20, kDequantizedBytes = int64_t{64} << 20;
-  if (const cudaError_t error = step_memory_.Take(kStepBytes); error != cudaSuccess) {
-    return DeviceFault("step memory", error);
-  }
+  FARSPAN_RETURN_IF_ERROR(AllocationStatus(step_memory_.Take(kStepBytes), kStepBytes, "a step's arrays"));
   void* drawn = nullptr;
-  const cudaError_t error = cudaMallocHost(&drawn, kernels::kMaxDrawRows * sizeof(kernels::DrawnRow));
-  if (error != cudaSuccess) return DeviceFault("draws", error);
+  constexpr int64_t kDrawnBytes = kernels::kMaxDrawRows * static_cast<int64_t>(sizeof(kernels::DrawnRow));
+  FARSPAN_RETURN_IF_ERROR(AllocationStatus(cudaMallocHost(&drawn, kDrawnBytes), kDrawnBytes, "drawn tokens"));
   drawn_.reset(static_cast<kernels::DrawnRow*>(drawn));
   FARSPAN_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(CudaGemm::kWorkspaceBytes, MemoryKind::kWorkspace));
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<CudaGemm> gemm,
@@ -308,20 +310,23 @@ int64_t DeviceCudaBackend::RecordedRows(int64_t num_rows) const {
   return kMaxDecodeRows;
 }
 
+absl::Status DeviceCudaBackend::AllocationStatus(cudaError_t error, int64_t size_bytes, absl::string_view purpose) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  if (error != cudaErrorMemoryAllocation) return DeviceFault("allocate", error);
+  cudaGetLastError();
+  size_t free_bytes = 0, total_bytes = 0;
+  cudaMemGetInfo(&free_bytes, &total_bytes);
+  return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes for ", purpose, " on ",
+                                                   name_, ": ", free_bytes, " of ", total_bytes, " bytes are free; ",
+                                                   HeldText(*this)));
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size_bytes, MemoryKind kind) {
   FARSPAN_CHECK(size_bytes >= 0, "size_bytes=", size_bytes);
   if (!OnDevice()) return fault_;
   void* data = nullptr;
   const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(size_bytes));
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    size_t free_bytes = 0, total_bytes = 0;
-    cudaMemGetInfo(&free_bytes, &total_bytes);
-    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes of ", name_,
-                                                     "'s memory for ", MemoryKindName(kind), ": ", free_bytes, " of ",
-                                                     total_bytes, " bytes are free; ", HeldText(*this)));
-  }
-  if (error != cudaSuccess) return DeviceFault("allocate", error);
+  FARSPAN_RETURN_IF_ERROR(AllocationStatus(error, size_bytes, MemoryKindName(kind)));
   return std::make_unique<DeviceBuffer>(data, size_bytes, &held_bytes_[static_cast<size_t>(kind)]);
 }
 

@@ -63,10 +63,15 @@ absl::StatusOr<const cublasLtMatmulAlgo_t*> CudaGemm::AlgorithmFor(const Shape& 
   const auto workspace_bytes = static_cast<uint64_t>(workspace_.size_bytes);
   // Partial sums in memory, added in one order; adding in place would depend on who comes first.
   const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  const uint32_t alignment = kAlignmentBytes;
   for (const auto& [attribute, value, size] :
        {std::tuple<cublasLtMatmulPreferenceAttributes_t, const void*, size_t>(
             CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes, sizeof(workspace_bytes)),
-        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof(reductions)}}) {
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof(reductions)},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof(alignment)},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment, sizeof(alignment)},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment, sizeof(alignment)},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment, sizeof(alignment)}}) {
     if (status == CUBLAS_STATUS_SUCCESS) {
       status = cublasLtMatmulPreferenceSetAttribute(&preference, attribute, value, size);
     }

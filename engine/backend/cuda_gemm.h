@@ -16,8 +16,8 @@
 
 namespace farspan {
 
-// y[r][n] = sum over k of x[r][k] * weight[n][k], plus y's old value when `accumulate`. 16-byte aligned; columns and
-// y_stride are multiples of 8.
+// y[r][n] = sum over k of x[r][k] * weight[n][k], plus y's old value when `accumulate`. Pointers are 16-byte
+// aligned, columns a multiple of 8, and y_stride too where y is bf16.
 struct CudaGemmArgs {
   const void* x;           // bf16 [num_rows][num_columns]
   const void* weight;      // bf16 [num_outputs][num_columns]
@@ -34,6 +34,7 @@ struct CudaGemmArgs {
 // bucket, and kept; none adds in an order that may change between runs. The workspace outlives all that is enqueued.
 class CudaGemm {
  public:
+  static constexpr uint32_t kAlignmentBytes = 16;  // of every pointer
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 
   // INTERNAL when the library cannot start.

@@ -105,23 +105,35 @@ absl::Status CudaLayers::MultiplyAll(const void* x, std::span<const WeightView> 
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> CudaLayers::Stream(NormedRows input, const Rows& rows, const WeightsView& weights,
+                                        absl::FunctionRef<cudaError_t(const NormedRows&)> launch) {
+  const bool streams = Streams(rows.num_rows, weights);
+  // A launch that does not fit into the device's shared memory is refused before it enqueues anything.
+  cudaError_t error = cudaErrorInvalidValue;
+  if (streams && rows.num_rows <= kMaxSelfNormedRows) error = launch(input);
+  if (error == cudaErrorInvalidValue) {
+    FARSPAN_RETURN_IF_ERROR(Norm(input, rows.num_rows, rows.width, rows.normed));
+    if (streams) error = launch({.normed = rows.normed});
+  }
+  if (error == cudaErrorInvalidValue) return false;
+  FARSPAN_RETURN_IF_ERROR(FromLaunch("streamed product", error));
+  return true;
+}
+
 absl::Status CudaLayers::AttentionInput(const kernels::AttentionInputArgs& args) {
   const WeightView weights[] = {args.query, args.key, args.value};
-  NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
+  const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
   const int64_t num_outputs = args.query.rows + args.key.rows + args.value.rows;
-  if (args.num_rows > kMaxSelfNormedRows || !Streams(args.num_rows, weights)) {
-    FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.query.columns, args.normed));
-    input.normed = args.normed;
-  }
-  if (Streams(args.num_rows, weights)) {
-    FARSPAN_RETURN_IF_ERROR(
-        FromLaunch("attention input", kernels::cuda::LaunchNormLinear({.input = input,
-                                                                       .weights = {args.query, args.key, args.value},
-                                                                       .num_weights = 3,
-                                                                       .y = args.projected,
-                                                                       .num_rows = args.num_rows},
-                                                                      stream_)));
-  } else {
+  const Rows rows = {.num_rows = args.num_rows, .width = args.query.columns, .normed = args.normed};
+  FARSPAN_ASSIGN_OR_RETURN(const bool streamed, Stream(input, rows, weights, [&](const NormedRows& normed) {
+                             return kernels::cuda::LaunchNormLinear({.input = normed,
+                                                                     .weights = {args.query, args.key, args.value},
+                                                                     .num_weights = 3,
+                                                                     .y = args.projected,
+                                                                     .num_rows = args.num_rows},
+                                                                    stream_);
+                           }));
+  if (!streamed) {
     FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
                                         {.y = args.projected, .stride = num_outputs, .is_bf16 = true}));
   }
@@ -139,7 +151,8 @@ absl::Status CudaLayers::AttentionInput(const kernels::AttentionInputArgs& args)
 
 absl::Status CudaLayers::AttentionOutput(const kernels::AddLinearArgs& args) {
   if (Streams(args.num_rows, std::span(&args.weight, 1))) {
-    return FromLaunch("attention output", kernels::cuda::LaunchAddLinear(args, stream_));
+    const cudaError_t error = kernels::cuda::LaunchAddLinear(args, stream_);
+    if (error != cudaErrorInvalidValue) return FromLaunch("attention output", error);
   }
   return Multiply(args.x, args.weight, args.num_rows,
                   {.y = args.hidden, .stride = args.weight.rows, .accumulate = true});
@@ -147,23 +160,16 @@ absl::Status CudaLayers::AttentionOutput(const kernels::AddLinearArgs& args) {
 
 absl::Status CudaLayers::FeedForward(const kernels::FeedForwardArgs& args) {
   const WeightView weights[] = {args.gate, args.up};
-  NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
+  const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
   const int64_t inner_width = args.gate.rows;
-  // Tiles want all of the rows in shared memory here.
-  const bool fits =
-      args.gate.type == WeightType::kBf16 || args.num_rows * args.gate.columns <= (args.num_rows <= 8 ? 40960 : 65536);
-  const bool streams = Streams(args.num_rows, weights) && args.gate.type == args.up.type && fits;
+  const Rows rows = {.num_rows = args.num_rows, .width = args.gate.columns, .normed = args.normed};
   void* inner = args.inner;
-  if (args.num_rows > kMaxSelfNormedRows || !streams) {
-    FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.gate.columns, args.normed));
-    input.normed = args.normed;
-  }
-  if (streams) {
-    FARSPAN_RETURN_IF_ERROR(FromLaunch(
-        "gate and up",
-        kernels::cuda::LaunchNormGateUp(
-            {.input = input, .gate = args.gate, .up = args.up, .inner = inner, .num_rows = args.num_rows}, stream_)));
-  } else {
+  FARSPAN_ASSIGN_OR_RETURN(
+      const bool streamed, Stream(input, rows, weights, [&](const NormedRows& normed) {
+        return kernels::cuda::LaunchNormGateUp(
+            {.input = normed, .gate = args.gate, .up = args.up, .inner = inner, .num_rows = args.num_rows}, stream_);
+      }));
+  if (!streamed) {
     FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
                                         {.y = args.inner, .stride = 2 * inner_width, .is_bf16 = true}));
     inner = static_cast<std::byte*>(args.inner) + args.num_rows * 2 * inner_width * 2;
@@ -176,17 +182,16 @@ absl::Status CudaLayers::FeedForward(const kernels::FeedForwardArgs& args) {
 }
 
 absl::Status CudaLayers::Logits(const kernels::LogitsArgs& args) {
-  if (args.num_rows <= kMaxSelfNormedRows && Streams(args.num_rows, std::span(&args.weight, 1))) {
-    return FromLaunch("logits", kernels::cuda::LaunchLogits(args, stream_));
-  }
   const NormedRows input = {
       .hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon, .rows = args.rows};
-  FARSPAN_RETURN_IF_ERROR(Norm(input, args.num_rows, args.weight.columns, args.normed));
-  if (Streams(args.num_rows, std::span(&args.weight, 1))) {
-    kernels::LogitsArgs normed = args;
-    normed.hidden = nullptr;
-    return FromLaunch("logits", kernels::cuda::LaunchLogits(normed, stream_));
-  }
+  const Rows rows = {.num_rows = args.num_rows, .width = args.weight.columns, .normed = args.normed};
+  FARSPAN_ASSIGN_OR_RETURN(const bool streamed,
+                           Stream(input, rows, std::span(&args.weight, 1), [&](const NormedRows& normed) {
+                             kernels::LogitsArgs logits = args;
+                             if (normed.normed != nullptr) logits.hidden = nullptr;
+                             return kernels::cuda::LaunchLogits(logits, stream_);
+                           }));
+  if (streamed) return absl::OkStatus();
   return Multiply(args.normed, args.weight, args.num_rows, {.y = args.logits, .stride = args.weight.rows});
 }
 

@@ -8,7 +8,9 @@
 #include <memory>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/backend/cuda_gemm.h"
 #include "engine/kernels/args.h"
 #include "engine/kernels/cuda/linear.h"
@@ -41,6 +43,18 @@ class CudaLayers {
                            Target target);
   absl::Status Multiply(const void* x, const kernels::WeightView& weight, int64_t num_rows, const Target& target);
   absl::Status MultiplyTiles(const void* x, const kernels::WeightView& weight, int64_t num_rows, const Target& target);
+  // Rows of the residual stream and where they lie normed.
+  struct Rows {
+    int64_t num_rows = 0;
+    int64_t width = 0;
+    void* normed = nullptr;
+  };
+  using WeightsView = std::span<const kernels::WeightView>;
+
+  // Few rows: `launch` streams the weights, with the norm inside or from normed rows, whichever fits the device. False
+  // where it cannot: the rows are normed then.
+  absl::StatusOr<bool> Stream(kernels::cuda::NormedRows input, const Rows& rows, const WeightsView& weights,
+                              absl::FunctionRef<cudaError_t(const kernels::cuda::NormedRows&)> launch);
   absl::Status Norm(const kernels::cuda::NormedRows& input, int64_t num_rows, int64_t width, void* normed);
 
   const std::unique_ptr<CudaGemm> gemm_;

@@ -262,18 +262,6 @@ struct RopeAppendArgs {
   Activation activation = Activation::kF32;  // of qkv and q
 };
 
-// RmsNorm of chosen rows into the backend's activations.
-struct GatherNormArgs {
-  const float* x;       // [...][width]
-  const int64_t* rows;  // [num_rows]
-  const float* weight;  // [width]
-  void* out;            // [num_rows][width]
-  int64_t num_rows;
-  int64_t width;
-  float epsilon;
-  Activation activation = Activation::kF32;  // of out
-};
-
 // Tokens of a run: the fewest that one pair of key bounds covers.
 constexpr int64_t KeyBoundsTokens(int64_t page_tokens) { return page_tokens < 16 ? page_tokens : 16; }
 

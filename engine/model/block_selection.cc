@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "engine/base/check.h"
 
 namespace farspan {
 
@@ -26,18 +25,16 @@ void BlockSelection::TakeStaleRuns(const ForwardBatch& batch, KvCache* kv) {
   }
 }
 
-void BlockSelection::Begin(const ForwardBatch& batch, int64_t num_rows, KvCache* kv) {
+void BlockSelection::Begin(const ForwardBatch& batch, int64_t least_rows, KvCache* kv) {
   for (const kernels::KvSlot& slot : batch.kv_slots) kv->MarkWritten(static_cast<PageId>(slot.page), slot.token);
   earlier_runs_.clear();
   completed_runs_.clear();
   rows_ = batch.selector_rows;
   if (rows_.empty()) return;
   TakeStaleRuns(batch, kv);
-  // A row completes at most one run.
-  FARSPAN_CHECK(std::cmp_less_equal(completed_runs_.size(), num_rows), "runs=", completed_runs_.size(),
-                " rows=", num_rows);
-  completed_runs_.resize(static_cast<size_t>(num_rows), {.page = -1, .run = 0});
-  rows_.resize(static_cast<size_t>(num_rows));
+  const auto least = static_cast<size_t>(least_rows);
+  completed_runs_.resize(std::max(completed_runs_.size(), least), {.page = -1, .run = 0});
+  rows_.resize(std::max(rows_.size(), least));
   staged_runs_ = backend_->StageArray(std::span<const kernels::KeyRun>(completed_runs_));
   staged_rows_ = backend_->StageArray(std::span<const kernels::SelectorRow>(rows_));
 }
@@ -64,8 +61,10 @@ void BlockSelection::Choose(const Layer& layer, const KvCache& kv) {
   if (rows_.empty()) return;
   const kernels::KvLayerView cache = kv.layer(layer.layer);
   const kernels::KeyBoundsView bounds = kv.key_bounds(layer.layer);
-  const auto num_rows = static_cast<int64_t>(rows_.size());
-  backend_->FillKeyBounds({.cache = cache, .bounds = bounds, .runs = staged_runs_, .num_runs = num_rows});
+  const auto num_runs = static_cast<int64_t>(completed_runs_.size());
+  if (num_runs > 0) {
+    backend_->FillKeyBounds({.cache = cache, .bounds = bounds, .runs = staged_runs_, .num_runs = num_runs});
+  }
   backend_->SelectBlocks({.q = layer.q,
                           .activation = backend_->activation(),
                           .cache = cache,
@@ -73,7 +72,7 @@ void BlockSelection::Choose(const Layer& layer, const KvCache& kv) {
                           .entries = layer.entries,
                           .lists = layer.lists,
                           .rows = staged_rows_,
-                          .num_rows = num_rows,
+                          .num_rows = static_cast<int64_t>(rows_.size()),
                           .layer = layer.layer,
                           .num_heads = layer.num_heads});
 }

@@ -18,8 +18,9 @@ class BlockSelection {
   explicit BlockSelection(Backend* backend) : backend_(backend) {}
 
   // Before a pass: tells `kv` what the batch writes, takes the stale bounds of what it scores, and stages what Choose
-  // needs, as arrays of `num_rows`, at least the batch's selector rows.
-  void Begin(const ForwardBatch& batch, int64_t num_rows, KvCache* kv);
+  // needs, as arrays of at least `least_rows`. A pass that is recorded names its rows, of which each completes one run
+  // at most, so that the arrays' sizes are those of any other.
+  void Begin(const ForwardBatch& batch, int64_t least_rows, KvCache* kv);
   // Fills the bounds that were complete before the pass, in every layer.
   void FillEarlier(int64_t num_layers, const KvCache& kv);
   // The pass failed: the bounds that it took are stale still.

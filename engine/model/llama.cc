@@ -37,7 +37,9 @@ Llama::Llama(const LlamaConfig& config, const ModelShape& shape, ModelInfo info,
       selection_(backend) {}
 
 // The entries come last: only their number changes between passes that share a record.
-Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch, int64_t num_rows, KvCache* kv) {
+Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch, int64_t recorded_rows, KvCache* kv) {
+  const bool recorded = recorded_rows > 0;
+  const int64_t num_rows = recorded ? recorded_rows : batch.num_rows();
   const auto stage = [this]<typename T>(const std::vector<T>& host) {
     return backend_->StageArray(std::span<const T>(host));
   };
@@ -72,8 +74,7 @@ Llama::StagedBatch Llama::StageBatch(const ForwardBatch& batch, int64_t num_rows
                         .prefill_tiles = stage(batch.prefill_tiles),
                         .prefill_lists = stage(batch.prefill_lists),
                         .num_prefill_tiles = static_cast<int64_t>(batch.prefill_tiles.size())};
-  selection_.Begin(batch, batch.prefill_tiles.empty() ? num_rows : static_cast<int64_t>(batch.selector_rows.size()),
-                   kv);
+  selection_.Begin(batch, recorded ? num_rows : 0, kv);
   staged.entries = stage_mutable(batch.entries);
   return staged;
 }
@@ -170,7 +171,7 @@ absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
   const bool decodes_only = batch.prefill_tiles.empty();
   const int64_t recorded_rows = decodes_only ? std::min(backend_->RecordedRows(rows), max_batch_rows_) : 0;
   const bool recorded = recorded_rows >= rows;
-  const StagedBatch staged = StageBatch(batch, recorded ? recorded_rows : rows, &kv);
+  const StagedBatch staged = StageBatch(batch, recorded ? recorded_rows : 0, &kv);
   selection_.FillEarlier(config_.num_layers, kv);
   if (recorded) {
     const uint64_t key = static_cast<uint64_t>(recorded_rows) << 1 | (batch.selector_rows.empty() ? 0 : 1);

@@ -75,8 +75,9 @@ class Llama final : public Model {
   // A batch's arrays as ops read them.
   struct StagedBatch;
 
-  // The batch's arrays, those of its rows padded to `num_rows` with rows that read, write and want nothing.
-  StagedBatch StageBatch(const ForwardBatch& batch, int64_t num_rows, KvCache* kv);
+  // The batch's arrays. Those of a pass that is recorded, whose `recorded_rows` are not 0, are padded to them with rows
+  // that read, write and want nothing.
+  StagedBatch StageBatch(const ForwardBatch& batch, int64_t recorded_rows, KvCache* kv);
   void RunPass(const StagedBatch& batch, const KvCache& kv);
   absl::Status Complete();
   void Project(int64_t layer, const StagedBatch& batch, const KvCache& kv);

@@ -168,12 +168,33 @@ absl::StatusOr<ModelShape> ShapeOf(const LlamaConfig& config, int64_t vocab_size
       .kv_dtype = options.kv_dtype};
 }
 
+// Kernels with bf16 activations read them eight at a time, and norm rows and turn heads of limited length.
+absl::Status CheckFitsActivations(const LlamaConfig& config, const Backend& backend) {
+  if (backend.activation() != kernels::Activation::kBf16) return absl::OkStatus();
+  constexpr int64_t kMultiple = 8, kMaxWidth = 32768, kMaxHeadDim = 256;
+  struct Limit {
+    const char* name;
+    int64_t value;
+    int64_t most;
+  };
+  for (const Limit& limit : {Limit{"embedding_length", config.width, kMaxWidth},
+                             Limit{"feed_forward_length", config.feed_forward_width, LlamaLimits::kMaxFeedForwardWidth},
+                             Limit{"attention.key_length", config.head_dim, kMaxHeadDim}}) {
+    if (limit.value % kMultiple == 0 && limit.value <= limit.most) continue;
+    return absl::InvalidArgumentError(absl::StrCat(limit.name, ": expected a multiple of ", kMultiple, " of at most ",
+                                                   limit.most, " on ", AbslView(backend.name()), ", got ", limit.value,
+                                                   "; --device cpu runs it"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const LlamaSpec& spec, WeightSource& source, Backend* backend,
                                                    const ModelOptions& options) {
   const LlamaConfig& config = spec.config;
   FARSPAN_ASSIGN_OR_RETURN(const ModelShape shape, ShapeOf(config, spec.vocab_size, options));
+  FARSPAN_RETURN_IF_ERROR(CheckFitsActivations(config, *backend));
   FARSPAN_RETURN_IF_ERROR(backend->Prepare(shape));
   FARSPAN_ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(config, spec.vocab_size, backend, source));
   FARSPAN_ASSIGN_OR_RETURN(LlamaActivations activations,

@@ -96,14 +96,14 @@ Difference Compare(const Result& reference, const Result& result) {
   double worst = 0, worst_lse = 0, error2 = 0, norm2 = 0;
   for (size_t i = 0; i < result.out.size(); ++i) {
     const double want = Bf16ToFloat(reference.out[i]), difference = std::fabs(Bf16ToFloat(result.out[i]) - want);
-    worst = difference <= worst ? worst : difference;  // NaN stays
+    worst = difference <= worst || std::isnan(worst) ? worst : difference;  // NaN stays
     error2 += difference * difference;
     norm2 += want * want;
   }
   for (size_t i = 0; i < result.lse.size(); ++i) {
     if (result.lse[i] == reference.lse[i]) continue;
     const double difference = std::fabs(result.lse[i] - reference.lse[i]);
-    worst_lse = difference <= worst_lse ? worst_lse : difference;
+    worst_lse = difference <= worst_lse || std::isnan(worst_lse) ? worst_lse : difference;
   }
   return {norm2 == 0 ? std::sqrt(error2) : std::sqrt(error2 / norm2), worst, worst_lse};
 }

@@ -193,43 +193,5 @@ TEST_F(CudaElementwiseTest, RopeAppendIsRopeThenAppend) {
   }
 }
 
-TEST_F(CudaElementwiseTest, GatherNormIsTheNormOfChosenRows) {
-  for (int trial = 0; trial < kTrials; ++trial) {
-    const int64_t width = random_.OneIn(3) ? random_.Integer(1, 600) : 8 * random_.Integer(1, 600);
-    const int64_t all_rows = random_.Integer(1, 30), num_rows = random_.Integer(1, 20);
-    const std::vector<float> x = random_.Reals(all_rows * width, -3, 3), weight = random_.Reals(width, -1, 1);
-    std::vector<int64_t> rows;
-    std::vector<float> chosen, expected(static_cast<size_t>(num_rows * width));
-    for (int64_t i = 0; i < num_rows; ++i) {
-      rows.push_back(random_.Integer(0, all_rows - 1));
-      chosen.insert(chosen.end(), x.begin() + rows.back() * width, x.begin() + (rows.back() + 1) * width);
-    }
-    const kernels::RmsNormArgs norm = {.x = chosen.data(),
-                                       .weight = weight.data(),
-                                       .out = expected.data(),
-                                       .num_rows = num_rows,
-                                       .width = width,
-                                       .epsilon = 1e-5f};
-    RunShuffled(cpu_.rms_norm, norm, &random_);
-    DeviceArrays arrays(cuda_.get());
-    const bool bf16 = trial % 2 == 0;
-    kernels::GatherNormArgs args = {
-        .x = arrays.Put(x),
-        .rows = arrays.Put(rows),
-        .weight = arrays.Put(weight),
-        .out = const_cast<uint8_t*>(arrays.Put(std::vector<uint8_t>(expected.size() * 4, 0xff))),
-        .num_rows = num_rows,
-        .width = width,
-        .epsilon = 1e-5f,
-        .activation = bf16 ? Activation::kBf16 : Activation::kF32};
-    ASSERT_EQ(kernels::cuda::LaunchGatherNorm(args, nullptr), cudaSuccess);
-    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-    const std::vector<float> out = bf16 ? FromBf16(arrays.Get(static_cast<const uint16_t*>(args.out), expected.size()))
-                                        : arrays.Get(static_cast<const float*>(args.out), expected.size());
-    ExpectClose(out, expected, bf16 ? kBf16Rounding : 3e-6f);
-    if (HasFatalFailure()) return;
-  }
-}
-
 }  // namespace
 }  // namespace farspan

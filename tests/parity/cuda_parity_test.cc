@@ -44,18 +44,21 @@ class CudaParityTest : public ::testing::Test {
     double squares = 0;
     for (const float cpu : results[0]) squares += std::isfinite(cpu) ? static_cast<double>(cpu) * cpu : 0;
     const double size = 1e-3 + std::sqrt(squares / static_cast<double>(results[0].size()));
+    double squared_errors = 0;
     for (size_t i = 0; i < results[0].size(); ++i) {
       const float cpu = results[0][i], cuda = results[1][i];
       if (std::isnan(cpu) || std::isinf(cpu)) {
         ASSERT_TRUE(std::isnan(cpu) ? std::isnan(cuda) : cpu == cuda) << "at " << i << ": " << cpu << " and " << cuda;
       } else {
         ASSERT_NEAR(cuda, cpu, tolerance * (size + std::fabs(cpu))) << "at " << i;
+        squared_errors += (static_cast<double>(cuda) - cpu) * (static_cast<double>(cuda) - cpu);
       }
     }
+    ASSERT_LE(std::sqrt(squared_errors / static_cast<double>(results[0].size())), tolerance / 5 * size);
   }
 
-  // Of sums of values of about one, against float32 on the CPU.
-  double tolerance() const { return backends_[1]->activation() == kernels::Activation::kF32 ? 1e-4 : 2e-2; }
+  // Of one value whose terms were rounded; over all values a fifth of it.
+  double tolerance() const { return backends_[1]->activation() == kernels::Activation::kF32 ? 1e-4 : 5e-2; }
 
   std::vector<kernels::KvSlot> RandomSlots(int64_t num_rows, const kernels::KvLayerView& cache) {
     std::vector<int64_t> places;
@@ -192,7 +195,8 @@ TEST_F(CudaParityTest, LogitsOfChosenRows) {
       const kernels::RandomWeight weight = kernels::MakeWeight(type, vocab, width, &random_);
       const std::vector<float> hidden = random_.Reals(70 * width, -3, 3), norm = random_.Reals(width, 0, 0.1f);
       std::vector<int64_t> rows;
-      for (int64_t row = random_.Integer(0, 3); row < 70; row += random_.Integer(1, 20)) rows.push_back(row);
+      const int64_t step = random_.OneIn(2) ? 3 : 20;  // more rows than are streamed, or fewer
+      for (int64_t row = random_.Integer(0, 3); row < 70; row += random_.Integer(1, step)) rows.push_back(row);
       const auto num_rows = static_cast<int64_t>(rows.size());
       ExpectEqualWithin(tolerance(), [&](Backend& backend, DeviceArrays& arrays) {
         auto* const logits = const_cast<float*>(arrays.Put(Poison(num_rows * vocab)));

@@ -19,7 +19,7 @@ struct DeviceFaults {
   bool lost = false;  // an illegal address, an ECC error, a device that is gone
 };
 
-class FaultyBackend final : public Backend {
+class FaultyBackend : public Backend {
  public:
   FaultyBackend(std::unique_ptr<Backend> real, DeviceFaults* faults) : real_(std::move(real)), faults_(*faults) {}
 

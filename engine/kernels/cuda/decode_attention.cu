@@ -7,6 +7,7 @@
 
 #include "engine/kernels/cuda/decode_launch.h"
 #include "engine/kernels/cuda/device.cuh"
+#include "engine/kernels/cuda/tensor_maps.cuh"
 
 namespace farspan::kernels::cuda {
 namespace {
@@ -62,25 +63,10 @@ bool Place(Workspace workspace, int64_t group, Plan* plan) {
   return true;
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// From the driver that the runtime has loaded, so that nothing links with it.
-EncodeTiled FindEncodeTiled() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  constexpr unsigned kVersion = 12000;
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kVersion, cudaEnableDefault, &result) !=
-      cudaSuccess) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  return result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(function) : nullptr;
-}
-
 bool Streams(const DecodeAttentionArgs& args) {
   const AttentionCommon& common = args.common;
   const KvLayerView& cache = common.cache;
-  return CurrentDeviceTraits().compute_major == 9 && common.activation == Activation::kBf16 &&
+  return CurrentDeviceTraits().runs_hopper_code() && common.activation == Activation::kBf16 &&
          cache.element != KvElement::kF32 && cache.head_dim % 16 == 0 && cache.head_dim <= kMaxHeadDim &&
          cache.page_tokens % decode::kUnitTokens == 0 && common.num_heads / cache.num_kv_heads <= kMaxGroup &&
          common.rope_dim % 2 == 0 && args.num_rows * cache.num_kv_heads <= kMaxLists;

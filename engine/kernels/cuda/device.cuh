@@ -18,12 +18,13 @@ namespace farspan::kernels::cuda {
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// What launchers need to know of the current device; read once.
+// What launchers need to know of the current device; read once, so a process uses one.
 struct DeviceTraits {
   int num_multiprocessors = 0;
   int max_shared_bytes = 0;  // of one block, opted in
   int compute_major = 0;
-  bool overlaps_launches() const { return compute_major >= 9; }  // programmatic dependent launch
+  // Whether the code that runs is that built for 9.0; later devices compile that for 8.0, which lacks its instructions.
+  bool runs_hopper_code() const { return compute_major == 9; }
 };
 
 inline const DeviceTraits& CurrentDeviceTraits() {
@@ -53,7 +54,7 @@ cudaError_t LaunchKernel(void (*kernel)(Params...), dim3 grid, dim3 block, size_
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = CurrentDeviceTraits().overlaps_launches() ? 1 : 0;
+  config.numAttrs = CurrentDeviceTraits().runs_hopper_code() ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...);
 }
 

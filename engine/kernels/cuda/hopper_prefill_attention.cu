@@ -5,6 +5,7 @@
 
 #include "engine/kernels/cuda/hopper_prefill_consumer.cuh"
 #include "engine/kernels/cuda/hopper_prefill_producer.cuh"
+#include "engine/kernels/cuda/tensor_maps.cuh"
 
 namespace farspan::kernels::cuda {
 namespace hopper {
@@ -92,23 +93,6 @@ __global__ void ScheduleKernel(const __grid_constant__ PrefillAttentionArgs args
   if (rank == 0) schedule->num_sections = NumSections(args, tile, lengths[tile], total, num_blocks);
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-EncodeTiled FindEncodeTiled() {
-  static const EncodeTiled found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    constexpr unsigned kVersion = 12000;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kVersion, cudaEnableDefault, &result) !=
-            cudaSuccess ||
-        result != cudaDriverEntryPointSuccess) {
-      function = nullptr;
-    }
-    return reinterpret_cast<EncodeTiled>(function);
-  }();
-  return found;
-}
-
 // Rows of `columns` bf16, read in boxes of a panel's columns by `box_rows` rows.
 bool EncodeRows(const void* data, int64_t columns, int64_t rows, int64_t box_rows, CUtensorMap* map) {
   const EncodeTiled encode = FindEncodeTiled();
@@ -157,12 +141,11 @@ bool HopperPrefillSupports(const PrefillAttentionArgs& args) {
   const AttentionCommon& common = args.common;
   const KvLayerView& cache = common.cache;
   const int64_t rows = cache.num_pages * cache.num_kv_heads * 2 * cache.page_tokens;
-  return CurrentDeviceTraits().compute_major == 9 && common.activation == Activation::kBf16 &&
+  return CurrentDeviceTraits().runs_hopper_code() && common.activation == Activation::kBf16 &&
          cache.element == KvElement::kBf16 && (cache.head_dim == 64 || cache.head_dim == 128) &&
          (cache.page_tokens == 16 || cache.page_tokens == 32 || cache.page_tokens == 64) &&
          reinterpret_cast<uintptr_t>(common.q) % 16 == 0 && reinterpret_cast<uintptr_t>(common.out) % 16 == 0 &&
-         rows < int64_t{1} << 31 && common.rope_dim % 2 == 0 && common.scale > 0 &&
-         hopper::FindEncodeTiled() != nullptr;
+         rows < int64_t{1} << 31 && common.rope_dim % 2 == 0 && common.scale > 0 && FindEncodeTiled() != nullptr;
 }
 
 cudaError_t LaunchHopperPrefillAttention(const PrefillAttentionArgs& args, Workspace workspace, cudaStream_t stream) {

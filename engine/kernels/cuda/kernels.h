@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels, one launcher an op, with the meaning of engine/kernels/args.h; every pointer is device memory. A
-// launch is enqueued on `stream`, allocates nothing and does not wait. What an output is never depends on other rows.
+// launch is enqueued on `stream`, allocates nothing and does not wait. What an output is never depends on other rows,
+// but in Hopper's prefill attention, where rows of a tile share how their sums are kept, within rounding.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,17 +20,12 @@ struct Workspace {
 // cudaErrorInvalidValue when a shape is beyond what the kernel was built for; else the launch's own error.
 cudaError_t LaunchFillRandom(const FillRandomArgs& args, cudaStream_t stream);
 cudaError_t LaunchEmbed(const EmbedArgs& args, cudaStream_t stream);
-cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream);
-cudaError_t LaunchSiluMul(const SiluMulArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeTable(const RopeTableArgs& args, cudaStream_t stream);
-cudaError_t LaunchRope(const RopeArgs& args, cudaStream_t stream);
-cudaError_t LaunchKvAppend(const KvAppendArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeAppend(const RopeAppendArgs& args, cudaStream_t stream);
-cudaError_t LaunchGatherNorm(const GatherNormArgs& args, cudaStream_t stream);
 cudaError_t LaunchKeyScores(const KeyScoresArgs& args, cudaStream_t stream);
 cudaError_t LaunchFillKeyBounds(const FillKeyBoundsArgs& args, cudaStream_t stream);
-// head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens.
-// Every legal decode shape, one warp a query at a time: what decode_attention.h falls back to.
+// head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens; one warp a query at a time: what
+// decode_attention.h falls back to.
 cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
 cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream);
 // The grid depends on num_rows alone: rows beyond a batch's own are idle. Greedy tokens are those of the CPU, others

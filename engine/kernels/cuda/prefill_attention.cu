@@ -180,7 +180,7 @@ bool PortablePrefillSupports(const PrefillAttentionArgs& args) {
   const KvLayerView& cache = args.common.cache;
   const int64_t rows = cache.num_pages * cache.num_kv_heads * 2 * cache.page_tokens, head_dim = cache.head_dim;
   return cache.element == KvElement::kBf16 && rows < (int64_t{1} << 31) && cache.page_tokens <= kMaxPageTokens &&
-         args.common.scale >= 0 && args.common.rope_dim % 2 == 0 &&
+         args.common.scale > 0 && args.common.rope_dim % 2 == 0 &&
          (head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256);
 }
 

@@ -553,7 +553,7 @@ int64_t MaxSliceBytes() {
 }
 
 bool FitsCluster(int64_t vocab_size) {
-  return CurrentDeviceTraits().compute_major >= 9 && SliceBytes(vocab_size) <= MaxSliceBytes();
+  return CurrentDeviceTraits().runs_hopper_code() && SliceBytes(vocab_size) <= MaxSliceBytes();
 }
 
 cudaError_t LaunchOnClusters(const DrawArgs& args, cudaStream_t stream) {

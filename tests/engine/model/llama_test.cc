@@ -10,6 +10,7 @@
 #include "engine/backend/cpu_backend.h"
 #include "tests/engine/model/llama_reference.h"
 #include "tests/engine/model/model_runner.h"
+#include "tests/support/faulty_backend.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_checkpoint.h"
 
@@ -160,6 +161,26 @@ TEST(LlamaTest, LogitsCanBeAskedForInAnyOrderAndOfScatteredRows) {
     EXPECT_EQ(std::vector<float>(logits.begin(), logits.end()), row(expected));
   }
   EXPECT_TRUE(loaded.model->Logits(4, 0)->empty());
+}
+
+// As a GPU's kernels want it.
+class Bf16Backend final : public FaultyBackend {
+ public:
+  using FaultyBackend::FaultyBackend;
+  kernels::Activation activation() const override { return kernels::Activation::kBf16; }
+};
+
+TEST(LlamaTest, ShapesThatBf16ActivationsCannotHaveAreRefusedByName) {
+  DeviceFaults no_faults;
+  Bf16Backend backend(*CpuBackend::Create({}), &no_faults);
+  const std::string bytes = TinyCheckpointBytes({.feed_forward_width = 100, .matrix_type = GgufTensorType::kF32});
+  const auto file = GgufFile::Parse(ViewByteSource(std::as_bytes(std::span(bytes))));
+  ASSERT_THAT(file, IsOk());
+  const auto model = LoadModel(*file, &backend, {});
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(model.status().message()),
+              testing::HasSubstr("feed_forward_length: expected a multiple of 8 of at most"));
+  EXPECT_THAT(std::string(model.status().message()), testing::HasSubstr("got 100"));
 }
 
 TEST(LlamaTest, ShapeAndInfoComeFromTheFile) {

@@ -13,7 +13,7 @@ readonly fact=48213
 readonly window="window { sink_tokens: 4 window_tokens: 1024 }"
 readonly quest="quest { budget_tokens: 512 }"
 readonly host=127.0.0.1
-readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=50 model_disk_mb=200
+readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=50 cuda_disk_mb=250 model_disk_mb=200
 readonly build_cpu_minutes=7 cuda_cpu_minutes=5
 
 keep=false
@@ -129,12 +129,15 @@ announce() {
   if [[ -x $build_dir/bin/farspan-server && -x $build_dir/bin/farspan ]]; then
     echo "  build     there already; only what has changed is built again"
   else
-    local jobs build_minutes
+    local jobs build_minutes build_mb=$build_disk_mb
     jobs=$(stages_build_jobs)
     build_minutes=$((build_cpu_minutes / jobs + 1))
-    if has_gpu; then build_minutes=$(((build_cpu_minutes + cuda_cpu_minutes) / jobs + 1)); fi
-    echo "  build     about $build_minutes minutes with $jobs compiler jobs, $build_disk_mb MB of disk, up to 1.5 GB of memory a job"
-    disk_mb=$((disk_mb + build_disk_mb))
+    if has_gpu; then
+      build_minutes=$(((build_cpu_minutes + cuda_cpu_minutes) / jobs + 1))
+      build_mb=$((build_disk_mb + cuda_disk_mb))
+    fi
+    echo "  build     about $build_minutes minutes with $jobs compiler jobs, $build_mb MB of disk, up to 1.5 GB of memory a job"
+    disk_mb=$((disk_mb + build_mb))
     minutes=$((minutes + build_minutes))
   fi
   if [[ -z $model_path && ! -f $("$root/deploy/get-model.sh" --print-path) ]]; then

@@ -10,6 +10,8 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "engine/backend/memory_text.h"
+#include "engine/base/check.h"
+#include "engine/base/log.h"
 #include "engine/base/status_macros.h"
 #include "engine/kv_budget.h"
 #include "engine/model/hash_model.h"
@@ -37,11 +39,9 @@ absl::StatusOr<int64_t> PagesOf(const ModelShape& shape, int64_t kv_cache_bytes)
 absl::StatusOr<int64_t> NumPages(const EngineOptions& options, const Device& device, const ModelShape& shape,
                                  const Backend& backend) {
   if (options.kv_cache_bytes > 0) return PagesOf(shape, options.kv_cache_bytes);
-  if (!device.is_cuda) return PagesOf(shape, DefaultKvCacheBytes(shape, device.free_memory_bytes));
-  const GpuBudget budget = {.total_bytes = device.total_memory_bytes,
-                            .free_bytes = device.free_memory_bytes,
-                            .held_bytes = HeldBytes(backend),
-                            .utilization = options.gpu_memory_utilization};
+  if (!device.is_cuda) return PagesOf(shape, DefaultKvCacheBytes(shape, AvailableMemoryBytes()));
+  const GpuBudget budget = {
+      .whole = backend.WholeMemory(), .utilization = options.gpu_memory_utilization, .held_text = HeldText(backend)};
   return GpuKvPages(budget, shape, KvCache::SideDataBytesPerPage(shape, backend.caps()));
 }
 
@@ -56,12 +56,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Assemble(Device device, const EngineOpti
   EngineParts parts{.backend = std::move(device.backend), .metrics = metrics};
   FARSPAN_ASSIGN_OR_RETURN(parts.model,
                            create_model(parts.backend.get(), {.max_batch_rows = options.engine.max_num_batched_tokens,
+                                                              .max_sequences = options.engine.max_num_seqs,
                                                               .max_context_tokens = options.max_context_tokens,
                                                               .page_tokens = page_tokens,
                                                               .kv_dtype = options.kv_dtype}));
   FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages, NumPages(options, device, parts.model->shape(), *parts.backend));
   FARSPAN_ASSIGN_OR_RETURN(
       parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get(), parts.backend->caps()));
+  Log().info("memory of {}: {}", parts.backend->name(), HeldText(*parts.backend));
   return Engine::Create(options.engine, std::move(parts));
 }
 
@@ -83,6 +85,11 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const GgufFi
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& random, const EngineOptions& options,
                                                      MetricsSink* metrics) {
   FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice(options.device, options.cpu));
+  return CreateEngine(std::move(device), random, options, metrics);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const RandomModelOptions& random,
+                                                     const EngineOptions& options, MetricsSink* metrics) {
   return Assemble(std::move(device), options, metrics, [&random](Backend* backend, const ModelOptions& model_options) {
     return LoadModel(random, backend, model_options);
   });
@@ -90,12 +97,14 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& r
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics) {
-  // It reads pages where they lie.
-  if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("device: must be auto or cpu for the hash model, got '", options.device, "'"));
-  }
-  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice("cpu", options.cpu));
+  FARSPAN_ASSIGN_OR_RETURN(const DeviceChoice choice, ChooseCpu(options.device, "the hash model"));
+  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice(choice, options.cpu));
+  return CreateEngine(std::move(device), hash, options, metrics);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const HashModelOptions& hash,
+                                                     const EngineOptions& options, MetricsSink* metrics) {
+  FARSPAN_CHECK(!device.is_cuda, "the hash model on a GPU");
   return Assemble(std::move(device), options, metrics, [&hash](Backend*, const ModelOptions& model_options) {
     std::this_thread::sleep_for(std::chrono::milliseconds(hash.load_ms));
     return CreateHashModel(hash, model_options);

@@ -18,7 +18,7 @@
 namespace farspan {
 
 struct EngineOptions {
-  std::string device = "cpu";          // or "auto" or "cuda:N"; see OpenDevice
+  std::string device = "cpu";          // or "auto" or "cuda:N"; see OpenDevice; not read where a Device is given
   CpuBackendOptions cpu;               // where the CPU is taken
   int64_t max_context_tokens = 0;      // 0 for the model's
   std::optional<int64_t> page_tokens;  // 16, 32 or 64; the device's default where absent
@@ -38,12 +38,16 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const GgufFile& file, const
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const GgufFile& file, const EngineOptions& options,
                                                      MetricsSink* metrics);
 
-// As the first with random weights instead of a file's.
+// As these with random weights instead of a file's.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const RandomModelOptions& random, const EngineOptions& options,
                                                      MetricsSink* metrics);
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const RandomModelOptions& random,
+                                                     const EngineOptions& options, MetricsSink* metrics);
 
-// As the first over the hash model, which reads no file and runs on the CPU.
+// As these over the hash model, which reads no file and runs on the CPU.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const HashModelOptions& hash, const EngineOptions& options,
                                                      MetricsSink* metrics);
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(Device device, const HashModelOptions& hash,
+                                                     const EngineOptions& options, MetricsSink* metrics);
 
 }  // namespace farspan

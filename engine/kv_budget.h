@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/backend/backend.h"
 #include "engine/base/model_shape.h"
 
 namespace farspan {
@@ -13,14 +15,13 @@ namespace farspan {
 int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes);
 
 struct GpuBudget {
-  int64_t total_bytes = 0;  // of the device
-  int64_t free_bytes = 0;   // of it, before this server took anything
-  int64_t held_bytes = 0;   // by weights, activations and workspace
-  double utilization = 0;   // share of total_bytes that all of it, KV pages included, may take
+  DeviceMemory whole;      // with all but the pages in its place
+  double utilization = 0;  // share of it that all that is not free, KV pages included, may be
+  std::string held_text;   // what is held, as HeldText says it
 };
 
-// On a GPU: pages of as much as is left, each with its side data. RESOURCE_EXHAUSTED, with every number, where that is
-// less than one full context.
+// On a GPU: pages of as much as is left of the share beside everything else, whoever holds it, each with its side data.
+// RESOURCE_EXHAUSTED, with every number, where that is less than one full context.
 absl::StatusOr<int64_t> GpuKvPages(const GpuBudget& budget, const ModelShape& shape, int64_t side_bytes_per_page);
 
 }  // namespace farspan

@@ -244,17 +244,15 @@ std::string HelpText() {
                   "measurements: its "
                   "text is\nnoise. --model random:llama-3.1-8b,weights=q4_0 sets, beside defaults:\n",
                   RandomModelOptionsText(),
-                  "\nExit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags; 70 internal error or a\n"
-                  "port in use; 75 device lost; 78 the model file cannot be served.\n");
+                  "\nExit codes: 0 drained; 3 drained, but requests were cut; 64 wrong flags, or flags that ask for\n"
+                  "more memory than there is; 70 internal error or a port in use; 75 device lost; 78 the model file "
+                  "cannot be\nserved.\n");
   return text;
 }
 
 absl::StatusOr<DeviceChoice> ChooseServedDevice(const ServerConfig& config) {
   if (!IsHashModelName(config.model_path)) return ChooseDevice(config.device);
-  if (config.device == "auto") return DeviceChoice{.name = "cpu", .reason = "taking the CPU, as the hash model needs"};
-  if (config.device == "cpu") return ChooseDevice("cpu");
-  return absl::InvalidArgumentError(
-      absl::StrCat("device: must be auto or cpu for the hash model, got '", config.device, "'"));
+  return ChooseCpu(config.device, "the hash model");
 }
 
 std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line) {

@@ -42,10 +42,10 @@ A family that this server cannot fill truthfully is absent, not zero.
   estimated (`farspan_kv_read_bytes_total`).
 - `vllm:request_success_total` has no reason `repetition`: no such detector runs.
 - Fallbacks from one policy to another: none exists, a policy that cannot run is refused.
-- Pages recalled from the host, pinned memory, CUDA graphs and context: the CPU is the only device.
+- Pages recalled from the host: none leave the device. CUDA graphs and context by themselves: they are in `other`.
 - Attention time by policy: rows of all policies share a launch.
 - Selected pages: policies choose tokens as well as pages, so `farspan_kv_entries_*` count tokens.
-- Peaks of the device's memory, and the process's memory outside the backend: only what the backend holds is counted.
+- Peaks of the device's memory: all that a step needs is taken before the first. The host's memory beside a GPU.
 - Anything by tenant, priority, client or call.
 )";
 

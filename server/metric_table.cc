@@ -66,7 +66,8 @@ constexpr MetricFamily kTable[] = {
     {"farspan_request_peak_kv_bytes", kKvCache, kHistogram, kEngine, "bytes", kByPolicy, &kPeakBytes,
      "Most bytes of KV pages that a request held at once."},
     {"farspan_device_memory_bytes", kKvCache, kGauge, kBackend, "bytes", kByMemoryKind, nullptr,
-     "Memory that the device's backend holds; the kinds are disjoint and sum to all of it."},
+     "Memory by what it is for. The kinds are disjoint and on a GPU sum to all that it has: other is what CUDA itself "
+     "and other programs took. On the CPU they sum to what is held, other and free being 0."},
 
     {"farspan_kv_read_bytes_total", kAttention, kCounter, kEngine, "bytes", kByPolicyAndPhase, nullptr,
      "KV bytes that attention read, counted exactly from the lists that its kernels walk."},
@@ -81,9 +82,11 @@ constexpr MetricFamily kTable[] = {
     {"farspan_request_kv_selected_ratio", kAttention, kHistogram, kEngine, "ratio", kByPolicy, &kRatio,
      "Tokens read of a request over those that dense attention would have read."},
     {"farspan_attention_seconds_total", kAttention, kCounter, kBackend, "seconds", kByPhase, nullptr,
-     "Time in attention kernels; rows of all policies share a launch, so there is no label for them."},
+     "Time in attention kernels; rows of all policies share a launch, so there is no label for them. On a GPU decode "
+     "is "
+     "an estimate: one step in 128 is timed and stands for the others."},
     {"farspan_policy_overhead_seconds_total", kAttention, kCounter, kBackend, "seconds", kByPhase, nullptr,
-     "Time in kernels that choose what attention reads."},
+     "Time in kernels that choose what attention reads; on a GPU an estimate, as attention's."},
 
     {"farspan_engine_step_seconds", kSteps, kHistogram, kEngine, "seconds", kByStepPhase, &kStep,
      "Duration of an engine step, from planning to its tokens."},

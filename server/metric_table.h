@@ -75,8 +75,8 @@ inline constexpr std::string_view kRejectionReasons[] = {
     "draining",      "device_lost",       "cancelled",          "internal",         "other"};
 inline constexpr std::string_view kPromptSources[] = {"computed", "cached"};
 inline constexpr std::string_view kPageStates[] = {"free", "used", "cached"};
-inline constexpr std::string_view kMemoryKindNames[] = {"weights",     "kv_used",   "kv_cached", "kv_free",
-                                                        "activations", "workspace", "side_data"};
+inline constexpr std::string_view kMemoryKindNames[] = {"weights",   "kv_used",   "kv_cached", "kv_free", "activations",
+                                                        "workspace", "side_data", "other",     "free"};
 inline constexpr std::string_view kGrpcMethods[] = {"Generate", "Tokenize", "Detokenize", "ComparePolicies"};
 inline constexpr std::string_view kDirections[] = {"received", "sent"};
 inline constexpr std::string_view kReferencePolicies[] = {"dense", "other"};

@@ -39,7 +39,6 @@ CpuIsa IsaOf(CpuIsaChoice choice) {
 
 EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, int64_t context_tokens) {
   EngineOptions options;
-  options.device = model.device.name;
   options.cpu = {.isa = IsaOf(config.cpu_isa), .num_threads = static_cast<int>(model.num_threads)};
   options.max_context_tokens = config.max_model_len.value_or(0);
   options.page_tokens = config.block_size;
@@ -57,14 +56,16 @@ EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, in
   return options;
 }
 
-// Refusals of an option name it; everything else is about the file.
+// Refusals of an option name it, and too little memory is too little for the options; everything else is about the
+// file.
 ExitCode CodeOf(const absl::Status& status) {
   if (absl::IsInternal(status)) return ExitCode::kInternal;
+  if (absl::IsResourceExhausted(status)) return ExitCode::kUsage;
   for (const char* option : {kMaxModelLen, "device", "kv_cache_dtype", "cpu_isa", "threads", "max_context_tokens",
                              "page_tokens", "block_size", "kv_cache_bytes", "max_num_", "max_batch_rows"}) {
     if (absl::StartsWith(status.message(), option)) return ExitCode::kUsage;
   }
-  return absl::IsResourceExhausted(status) ? ExitCode::kInternal : ExitCode::kBadModel;
+  return ExitCode::kBadModel;
 }
 
 // What stands before an engine of the model can be made.
@@ -93,7 +94,9 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Finish(const ServerConfig& config, 
     return absl::InvalidArgumentError(
         absl::StrCat(kMaxModelLen, ": must be at most the model's ", declared, " tokens, got ", context));
   }
-  FARSPAN_ASSIGN_OR_RETURN(model->engine, CreateEngine(source, OptionsOf(config, *model, context), metrics));
+  const EngineOptions options = OptionsOf(config, *model, context);
+  FARSPAN_ASSIGN_OR_RETURN(Device device, OpenDevice(model->device, options.cpu));
+  FARSPAN_ASSIGN_OR_RETURN(model->engine, CreateEngine(std::move(device), source, options, metrics));
   model->shape = model->engine->shape();
   model->system_fingerprint =
       absl::StrCat("farspan-", kServerVersion, "-", model->engine->model_info().weights_id, "-",

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/native_families.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "engine/base/check.h"
 
 namespace farspan {
@@ -210,6 +213,11 @@ void NativeFamilies::ReadMemory(const MetricsReadings& readings, const EngineGau
   memory_.at("side_data")->Set(held(MemoryKind::kSideData));
   memory_.at("activations")->Set(held(MemoryKind::kActivations));
   memory_.at("workspace")->Set(held(MemoryKind::kWorkspace));
+  const auto all_held = std::accumulate(readings.memory_bytes.begin(), readings.memory_bytes.end(), int64_t{0});
+  const DeviceMemory& device = readings.device_memory;
+  memory_.at("other")->Set(
+      static_cast<double>(std::max<int64_t>(0, device.total_bytes - device.free_bytes - all_held)));
+  memory_.at("free")->Set(static_cast<double>(device.free_bytes));
 }
 
 }  // namespace farspan

@@ -42,6 +42,7 @@ struct MetricsReadings {
   int64_t accept_exhausted = 0;
   int64_t log_lines_dropped = 0;
   std::array<int64_t, kNumMemoryKinds> memory_bytes{};  // by MemoryKind
+  DeviceMemory device_memory;                           // all of it, whoever holds it
   std::array<SteadyDuration, kNumTimedOps> op_time{};   // by TimedOp
 };
 

@@ -155,6 +155,7 @@ MetricsReadings Server::Read() const {
   for (int i = 0; i < kNumMemoryKinds; ++i) {
     readings.memory_bytes[static_cast<size_t>(i)] = engine.backend().MemoryBytes(static_cast<MemoryKind>(i));
   }
+  readings.device_memory = engine.backend().WholeMemory();
   for (int i = 0; i < kNumTimedOps; ++i) {
     readings.op_time[static_cast<size_t>(i)] = engine.backend().OpTime(static_cast<TimedOp>(i));
   }

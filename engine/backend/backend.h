@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/attention/plan.h"
+#include "engine/backend/step_arrays.h"
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
 #include "engine/base/model_shape.h"
@@ -44,12 +45,18 @@ class Buffer {
   const int64_t size_bytes_;
 };
 
+// Of a whole device, whoever holds it.
+struct DeviceMemory {
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;
+};
+
 // Names a submitted step; tickets complete in order.
 enum class StepTicket : uint64_t {};
 
-// Engine thread only, except MemoryBytes and OpTime. Ops are enqueued in call order; pointers must stay valid until the
-// ticket of the Submit that follows has been waited for. An op cannot fail by itself: a device fault is the status of
-// Wait.
+// Engine thread only, except what says that it is thread-safe. Ops are enqueued in call order; pointers must stay valid
+// until the ticket of the Submit that follows has been waited for. An op cannot fail by itself: a device fault is the
+// status of Wait.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -61,14 +68,20 @@ class Backend {
   // Whether quantised weights are to come as tiles; else they stay blocks.
   virtual bool wants_tiles() const { return false; }
 
-  // Takes what ops of a model of this shape need beside their arguments. Once, before the first op.
-  virtual absl::Status Prepare(const ModelShape& shape) = 0;
+  // Takes what ops of a model of this shape need beside their arguments, and room for the arrays of its steps. Before
+  // the first op; RESOURCE_EXHAUSTED as Allocate's.
+  virtual absl::Status Prepare(const ModelShape& shape, const StepLimits& limits) = 0;
 
   // Uninitialised memory, 64-byte aligned. RESOURCE_EXHAUSTED names kind and bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) = 0;
   // Bytes held now. Thread-safe.
   virtual int64_t MemoryBytes(MemoryKind kind) const = 0;
-  // How long ops have run since the backend was made. Thread-safe.
+  // Now. Zeros where the device is the host, or does not answer. Thread-safe.
+  virtual DeviceMemory WholeMemory() const { return {}; }
+  // How often it has taken memory, of any kind, since it was made. Thread-safe.
+  virtual int64_t NumAllocations() const = 0;
+  // How long ops have run since the backend was made. Where steps are replayed from a record this is an estimate: few
+  // of them are timed, and stand for those between. Thread-safe.
   virtual SteadyDuration OpTime(TimedOp op) const = 0;
 
   // Blocking copies between host and device memory.

@@ -84,11 +84,12 @@ class HostCpuBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override {
     FARSPAN_CHECK(size_bytes >= 0, "size_bytes=", size_bytes);
-    AlignedMemory memory(size_bytes);
+    AlignedMemory memory = Take(size_bytes);
     if (memory.data() == nullptr) return AllocationError(size_bytes, kind);
     return std::make_unique<HostBuffer>(std::move(memory), kind, &ledger_);
   }
   int64_t MemoryBytes(MemoryKind kind) const override { return ledger_.Bytes(kind); }
+  int64_t NumAllocations() const override { return num_allocations_.load(std::memory_order_relaxed); }
   SteadyDuration OpTime(TimedOp op) const override { return clock_.Total(op); }
 
   absl::Status Upload(void* device, std::span<const std::byte> host) override {
@@ -108,7 +109,7 @@ class HostCpuBackend final : public Backend {
   void CopyBytes(void* to, const void* from, int64_t size_bytes) override {
     std::memcpy(to, from, static_cast<size_t>(size_bytes));
   }
-  absl::Status Prepare(const ModelShape&) override { return absl::OkStatus(); }
+  absl::Status Prepare(const ModelShape&, const StepLimits&) override { return absl::OkStatus(); }
   int64_t RecordedRows(int64_t) const override { return 0; }
   void RunRecorded(uint64_t, absl::FunctionRef<void()> ops) override { ops(); }
   void FillRandom(const kernels::FillRandomArgs& args) override { RunOp(table_.fill_random, args); }
@@ -145,6 +146,11 @@ class HostCpuBackend final : public Backend {
   }
 
  private:
+  AlignedMemory Take(int64_t size_bytes) {
+    num_allocations_.fetch_add(1, std::memory_order_relaxed);
+    return AlignedMemory(size_bytes);
+  }
+
   absl::Status AllocationError(int64_t size_bytes, MemoryKind kind) const {
     return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes of host memory for ",
                                                      MemoryKindName(kind), "; ", HeldText(*this)));
@@ -153,7 +159,7 @@ class HostCpuBackend final : public Backend {
   // Grows `*memory` to at least `size_bytes`, losing its contents; false, failing the step, where there is no memory.
   bool Reserve(int64_t size_bytes, AlignedMemory* memory) {
     if (size_bytes <= memory->size_bytes()) return true;
-    AlignedMemory grown(size_bytes);
+    AlignedMemory grown = Take(size_bytes);
     if (grown.data() == nullptr) {
       step_status_ = AllocationError(size_bytes, MemoryKind::kWorkspace);
       return false;
@@ -193,6 +199,7 @@ class HostCpuBackend final : public Backend {
   const std::string name_;
   ThreadPool pool_;
   MemoryLedger ledger_;
+  std::atomic<int64_t> num_allocations_ = 0;
   OpClock clock_;
   std::vector<AlignedMemory> scratch_;  // [thread]
   std::vector<std::vector<std::byte>> staged_;

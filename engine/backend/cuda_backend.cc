@@ -39,6 +39,15 @@ absl::Status DeviceFault(const char* what, cudaError_t error) {
   return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorName(error)));
 }
 
+// Kernels keep what they know of the device for as long as the process lives (CurrentDeviceTraits in device.cuh).
+absl::Status ClaimForProcess(int ordinal) {
+  static std::atomic<int> claimed = -1;
+  int holder = -1;
+  if (claimed.compare_exchange_strong(holder, ordinal) || holder == ordinal) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("a process uses one GPU, and this one uses cuda:", holder, ", so not cuda:", ordinal));
+}
+
 // Device memory of one kind. Freed on destruction.
 class DeviceBuffer final : public Buffer {
  public:
@@ -82,6 +91,12 @@ class DeviceCudaBackend final : public Backend {
   int64_t MemoryBytes(MemoryKind kind) const override {
     return held_bytes_[static_cast<size_t>(kind)] + (kind == MemoryKind::kWorkspace ? step_memory_.size_bytes() : 0);
   }
+  DeviceMemory WholeMemory() const override {
+    size_t free_bytes = 0, total_bytes = 0;
+    if (!UseCudaDevice(ordinal_).ok() || cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) return {};
+    return {.total_bytes = static_cast<int64_t>(total_bytes), .free_bytes = static_cast<int64_t>(free_bytes)};
+  }
+  int64_t NumAllocations() const override { return num_allocations_; }
   SteadyDuration OpTime(TimedOp op) const override { return timer_.Total(op); }
 
   absl::Status Upload(void* device, std::span<const std::byte> host) override {
@@ -98,7 +113,9 @@ class DeviceCudaBackend final : public Backend {
     void* const device = step_memory_.Stage(host);
     if (device == nullptr) {
       step_status_ = absl::ResourceExhaustedError(
-          absl::StrCat("the lists of one step take more than ", step_memory_.size_bytes(), " bytes"));
+          absl::StrCat("an array of ", host.size(), " bytes does not fit into the ", step_memory_.size_bytes(),
+                       " that are set aside for a step's arrays: the contexts or what is chosen of them are too long "
+                       "for so many sequences"));
     }
     return device;
   }
@@ -107,7 +124,7 @@ class DeviceCudaBackend final : public Backend {
     const auto size = static_cast<size_t>(size_bytes);
     if (OnDevice()) Check("copy", cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream_));
   }
-  absl::Status Prepare(const ModelShape& shape) override;
+  absl::Status Prepare(const ModelShape& shape, const StepLimits& limits) override;
   int64_t RecordedRows(int64_t num_rows) const override;
   void RunRecorded(uint64_t key, absl::FunctionRef<void()> ops) override {
     if (!Ready()) return;
@@ -159,7 +176,7 @@ class DeviceCudaBackend final : public Backend {
     return fault_;
   }
 
-  // RESOURCE_EXHAUSTED says what there was no memory for.
+  // Of each call that takes memory. RESOURCE_EXHAUSTED says what there was none for.
   absl::Status AllocationStatus(cudaError_t error, int64_t size_bytes, absl::string_view purpose);
 
   // The first error of any call stands: a kernel's fault shows in whatever is called next.
@@ -193,6 +210,7 @@ class DeviceCudaBackend final : public Backend {
   const std::string name_;
   const cudaStream_t stream_;
   std::array<std::atomic<int64_t>, kNumMemoryKinds> held_bytes_{};
+  std::atomic<int64_t> num_allocations_ = 0;
   CudaStepMemory step_memory_;
   std::unique_ptr<Buffer> gemm_workspace_;
   std::unique_ptr<Buffer> dequantized_;  // a part of tiled weights, for products of many rows
@@ -211,8 +229,7 @@ class DeviceCudaBackend final : public Backend {
 };
 
 absl::Status DeviceCudaBackend::TakeWorkspace() {
-  constexpr int64_t kStepBytes = int64_t{64} << 20, kDequantizedBytes = int64_t{64} << 20;
-  FARSPAN_RETURN_IF_ERROR(AllocationStatus(step_memory_.Take(kStepBytes), kStepBytes, "a step's arrays"));
+  constexpr int64_t kDequantizedBytes = int64_t{64} << 20;
   void* drawn = nullptr;
   constexpr int64_t kDrawnBytes = kernels::kMaxDrawRows * static_cast<int64_t>(sizeof(kernels::DrawnRow));
   FARSPAN_RETURN_IF_ERROR(AllocationStatus(cudaMallocHost(&drawn, kDrawnBytes), kDrawnBytes, "drawn tokens"));
@@ -227,10 +244,18 @@ absl::Status DeviceCudaBackend::TakeWorkspace() {
   return absl::OkStatus();
 }
 
-absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape) {
+absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape, const StepLimits& limits) {
   if (shape.kv_dtype != KvDtype::kBf16 && shape.kv_dtype != KvDtype::kF32) {
     return absl::InvalidArgumentError(
         absl::StrCat("kv_cache_dtype: must be bf16 or f32 on ", name_, ", got ", KvDtypeName(shape.kv_dtype)));
+  }
+  if (step_memory_.size_bytes() == 0) {
+    const int64_t step_bytes = StepArrayBytes(shape, limits);
+    FARSPAN_RETURN_IF_ERROR(AllocationStatus(
+        step_memory_.Take(step_bytes), step_bytes,
+        absl::StrCat("the arrays of a step of ", limits.max_sequences, " sequences (--max-num-seqs) of ",
+                     shape.max_context_tokens, " tokens (--max-model-len) and ", limits.max_rows,
+                     " rows (--max-num-batched-tokens)")));
   }
   const int64_t size_bytes =
       kernels::cuda::DecodeAttentionWorkspaceBytes(kMaxDecodeRows, shape.num_heads, shape.num_kv_heads, shape.head_dim);
@@ -311,14 +336,12 @@ int64_t DeviceCudaBackend::RecordedRows(int64_t num_rows) const {
 }
 
 absl::Status DeviceCudaBackend::AllocationStatus(cudaError_t error, int64_t size_bytes, absl::string_view purpose) {
+  ++num_allocations_;
   if (error == cudaSuccess) return absl::OkStatus();
   if (error != cudaErrorMemoryAllocation) return DeviceFault("allocate", error);
   cudaGetLastError();
-  size_t free_bytes = 0, total_bytes = 0;
-  cudaMemGetInfo(&free_bytes, &total_bytes);
-  return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", size_bytes, " bytes for ", purpose, " on ",
-                                                   name_, ": ", free_bytes, " of ", total_bytes, " bytes are free; ",
-                                                   HeldText(*this)));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot allocate ", size_bytes, " bytes for ", purpose, " on ", name_, "; ", HeldText(*this)));
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size_bytes, MemoryKind kind) {
@@ -334,11 +357,18 @@ absl::StatusOr<std::unique_ptr<Buffer>> DeviceCudaBackend::Allocate(int64_t size
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   FARSPAN_ASSIGN_OR_RETURN(const CudaDeviceInfo info, ProbeCudaDevice(ordinal));
+  return Create(info);
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const CudaDeviceInfo& info) {
+  FARSPAN_RETURN_IF_ERROR(ClaimForProcess(info.ordinal));
+  FARSPAN_RETURN_IF_ERROR(UseCudaDevice(info.ordinal));
   cudaStream_t stream = nullptr;
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); error != cudaSuccess) {
     return DeviceFault("stream", error);
   }
-  auto backend = std::make_unique<DeviceCudaBackend>(ordinal, absl::StrCat("cuda:", ordinal, "/", info.name), stream);
+  auto backend =
+      std::make_unique<DeviceCudaBackend>(info.ordinal, absl::StrCat("cuda:", info.ordinal, "/", info.name), stream);
   FARSPAN_RETURN_IF_ERROR(backend->TakeWorkspace());
   return backend;
 }

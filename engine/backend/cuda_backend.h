@@ -9,12 +9,15 @@
 
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
+#include "engine/backend/cuda_device.h"
 
 namespace farspan {
 
 class CudaBackend {
  public:
-  // FAILED_PRECONDITION says why there is no such device, as ProbeCudaDevice does.
+  // Of a device that ProbeCudaDevice found. One process uses one: FAILED_PRECONDITION where it has used another.
+  static absl::StatusOr<std::unique_ptr<Backend>> Create(const CudaDeviceInfo& info);
+  // Fails as ProbeCudaDevice does, too.
   static absl::StatusOr<std::unique_ptr<Backend>> Create(int ordinal);
 };
 

@@ -38,8 +38,8 @@ absl::Status CheckLibraries() {
   return absl::FailedPreconditionError(absl::StrCat("cuBLASLt of CUDA 13 is not installed: ", problem));
 }
 
-absl::Status Failed(int ordinal, cudaError_t error) {
-  return absl::FailedPreconditionError(absl::StrCat("cuda:", ordinal, " cannot be used: ", cudaGetErrorString(error)));
+absl::Status Failed(cudaError_t error) {
+  return absl::FailedPreconditionError(absl::StrCat("the GPU cannot be used: ", cudaGetErrorString(error)));
 }
 
 }  // namespace
@@ -47,7 +47,7 @@ absl::Status Failed(int ordinal, cudaError_t error) {
 absl::Status UseCudaDevice(int ordinal) {
   thread_local int current = -1;
   if (current == ordinal) return absl::OkStatus();
-  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) return Failed(ordinal, error);
+  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) return Failed(error);
   current = ordinal;
   return absl::OkStatus();
 }
@@ -61,18 +61,13 @@ absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int ordinal) {
   }
   cudaDeviceProp properties{};
   if (const cudaError_t error = cudaGetDeviceProperties(&properties, ordinal); error != cudaSuccess) {
-    return Failed(ordinal, error);
+    return Failed(error);
   }
   FARSPAN_RETURN_IF_ERROR(UseCudaDevice(ordinal));
-  size_t free_bytes = 0, total_bytes = 0;
-  if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
-    return Failed(ordinal, error);
-  }
-  return CudaDeviceInfo{.name = properties.name,
+  return CudaDeviceInfo{.ordinal = ordinal,
+                        .name = properties.name,
                         .compute_major = properties.major,
-                        .compute_minor = properties.minor,
-                        .free_bytes = static_cast<int64_t>(free_bytes),
-                        .total_bytes = static_cast<int64_t>(total_bytes)};
+                        .compute_minor = properties.minor};
 }
 
 }  // namespace farspan

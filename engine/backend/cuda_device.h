@@ -13,11 +13,10 @@ namespace farspan {
 inline constexpr int kLeastComputeCapabilityMajor = 8;
 
 struct CudaDeviceInfo {
+  int ordinal = 0;   // N of cuda:N
   std::string name;  // "NVIDIA H200"
   int compute_major = 0;
   int compute_minor = 0;
-  int64_t free_bytes = 0;  // of its memory, now
-  int64_t total_bytes = 0;
 };
 
 // Uses the device as UseCudaDevice does. FAILED_PRECONDITION says why there is no such device, as a clause: built

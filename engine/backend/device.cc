@@ -38,7 +38,7 @@ std::string GpuText(const CudaDeviceInfo& info) {
 absl::StatusOr<CudaDeviceInfo> UsableGpu(int ordinal, CudaProbe probe) {
   FARSPAN_ASSIGN_OR_RETURN(CudaDeviceInfo info, probe(ordinal));
   if (info.compute_major >= kLeastComputeCapabilityMajor) return info;
-  return absl::FailedPreconditionError(absl::StrCat("cuda:", ordinal, " is ", GpuText(info), ", and ",
+  return absl::FailedPreconditionError(absl::StrCat("the GPU is ", GpuText(info), ", and ",
                                                     kLeastComputeCapabilityMajor, ".0 is the least that can be used"));
 }
 
@@ -60,7 +60,8 @@ absl::StatusOr<DeviceChoice> ChooseDevice(std::string_view text, CudaProbe probe
   if (text == "auto") {
     const absl::StatusOr<CudaDeviceInfo> gpu = UsableGpu(0, probe);
     if (gpu.ok()) {
-      return DeviceChoice{.name = "cuda:0", .reason = absl::StrCat("taking cuda:0, the first GPU: ", GpuText(*gpu))};
+      return DeviceChoice{
+          .name = "cuda:0", .reason = absl::StrCat("taking cuda:0, the first GPU: ", GpuText(*gpu)), .gpu = *gpu};
     }
     return DeviceChoice{.name = "cpu", .reason = absl::StrCat("taking the CPU, since ", gpu.status().message())};
   }
@@ -72,25 +73,34 @@ absl::StatusOr<DeviceChoice> ChooseDevice(std::string_view text, CudaProbe probe
     return absl::Status(gpu.status().code(), absl::StrCat("device ", AbslView(text), ": ", gpu.status().message()));
   }
   return DeviceChoice{.name = std::string(text),
-                      .reason = absl::StrCat("taking ", AbslView(text), ", as asked: ", GpuText(*gpu))};
+                      .reason = absl::StrCat("taking ", AbslView(text), ", as asked: ", GpuText(*gpu)),
+                      .gpu = *gpu};
+}
+
+absl::StatusOr<DeviceChoice> ChooseCpu(std::string_view text, std::string_view what) {
+  if (text == "auto") {
+    return DeviceChoice{.name = "cpu", .reason = absl::StrCat("taking the CPU, as ", AbslView(what), " needs")};
+  }
+  if (text == "cpu") return ChooseDevice(text);
+  return absl::InvalidArgumentError(
+      absl::StrCat("device: must be auto or cpu for ", AbslView(what), ", got '", AbslView(text), "'"));
+}
+
+absl::StatusOr<Device> OpenDevice(const DeviceChoice& choice, const CpuBackendOptions& cpu) {
+  Device device{.is_cuda = choice.is_cuda(),
+                .reason = choice.reason,
+                .default_page_tokens = choice.is_cuda() ? kCudaPageTokens : kCpuPageTokens};
+  if (choice.is_cuda()) {
+    FARSPAN_ASSIGN_OR_RETURN(device.backend, CudaBackend::Create(*choice.gpu));
+  } else {
+    FARSPAN_ASSIGN_OR_RETURN(device.backend, CpuBackend::Create(cpu));
+  }
+  return device;
 }
 
 absl::StatusOr<Device> OpenDevice(std::string_view text, const CpuBackendOptions& cpu) {
-  FARSPAN_ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(text));
-  Device device{.reason = std::move(choice.reason)};
-  if (const std::optional<int> ordinal = CudaOrdinal(choice.name)) {
-    FARSPAN_ASSIGN_OR_RETURN(const CudaDeviceInfo info, ProbeCudaDevice(*ordinal));
-    FARSPAN_ASSIGN_OR_RETURN(device.backend, CudaBackend::Create(*ordinal));
-    device.is_cuda = true;
-    device.free_memory_bytes = info.free_bytes;
-    device.total_memory_bytes = info.total_bytes;
-    device.default_page_tokens = kCudaPageTokens;
-    return device;
-  }
-  FARSPAN_ASSIGN_OR_RETURN(device.backend, CpuBackend::Create(cpu));
-  device.free_memory_bytes = device.total_memory_bytes = AvailableMemoryBytes();
-  device.default_page_tokens = kCpuPageTokens;
-  return device;
+  FARSPAN_ASSIGN_OR_RETURN(const DeviceChoice choice, ChooseDevice(text));
+  return OpenDevice(choice, cpu);
 }
 
 int64_t AvailableMemoryBytes() {

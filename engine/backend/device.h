@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -22,10 +23,11 @@ inline constexpr char kDeviceRule[] = "must be auto, cpu or cuda:N";
 bool IsDeviceText(std::string_view text);
 
 struct DeviceChoice {
-  std::string name;    // "cpu" or "cuda:N"
-  std::string reason;  // which was taken and why, as a clause: "taking the CPU, as asked"
+  std::string name;                   // "cpu" or "cuda:N"
+  std::string reason;                 // which was taken and why, as a clause: "taking the CPU, as asked"
+  std::optional<CudaDeviceInfo> gpu;  // where it is one
 
-  bool is_cuda() const { return name != "cpu"; }
+  bool is_cuda() const { return gpu.has_value(); }
 };
 
 // "auto" is cuda:0 where it can be used and the CPU elsewhere. INVALID_ARGUMENT for any other text, FAILED_PRECONDITION
@@ -33,17 +35,19 @@ struct DeviceChoice {
 using CudaProbe = absl::FunctionRef<absl::StatusOr<CudaDeviceInfo>(int ordinal)>;
 absl::StatusOr<DeviceChoice> ChooseDevice(std::string_view text, CudaProbe probe = ProbeCudaDevice);
 
+// The same for what runs on the CPU alone: "auto" is the CPU, and INVALID_ARGUMENT names `what` for a GPU.
+absl::StatusOr<DeviceChoice> ChooseCpu(std::string_view text, std::string_view what);
+
 struct Device {
   std::unique_ptr<Backend> backend;
   bool is_cuda = false;
   std::string reason;
-  // Before anything is allocated; the CPU's is that of the machine or, where that is less, of its container.
-  int64_t free_memory_bytes = 0;
-  int64_t total_memory_bytes = 0;
   int64_t default_page_tokens = 0;  // tokens of a KV page where nobody says
 };
 
-// As ChooseDevice; `cpu` is read where the CPU is taken, and refused as CpuBackend::Create does.
+// `cpu` is read where the CPU is taken, and refused as CpuBackend::Create does; a GPU as CudaBackend::Create does.
+absl::StatusOr<Device> OpenDevice(const DeviceChoice& choice, const CpuBackendOptions& cpu);
+// The same of what ChooseDevice finds, failing as it does.
 absl::StatusOr<Device> OpenDevice(std::string_view text, const CpuBackendOptions& cpu);
 
 // Memory of this machine, or of its container where that is less.

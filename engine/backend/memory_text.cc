@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/backend/memory_text.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace farspan {
@@ -27,11 +29,20 @@ int64_t HeldBytes(const Backend& backend) {
   return held;
 }
 
+int64_t OtherBytes(const Backend& backend) {
+  const DeviceMemory whole = backend.WholeMemory();
+  return std::max<int64_t>(0, whole.total_bytes - whole.free_bytes - HeldBytes(backend));
+}
+
 std::string HeldText(const Backend& backend) {
   std::string text = "held:";
   for (int i = 0; i < kNumMemoryKinds; ++i) {
     const auto kind = static_cast<MemoryKind>(i);
     absl::StrAppend(&text, i == 0 ? " " : ", ", MemoryKindName(kind), " ", backend.MemoryBytes(kind));
+  }
+  if (const DeviceMemory whole = backend.WholeMemory(); whole.total_bytes > 0) {
+    absl::StrAppend(&text, ", by CUDA itself and others ", OtherBytes(backend), ", free ", whole.free_bytes, " of ",
+                    whole.total_bytes);
   }
   return text + " bytes";
 }

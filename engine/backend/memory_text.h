@@ -16,7 +16,12 @@ absl::string_view MemoryKindName(MemoryKind kind);
 // Of all kinds together.
 int64_t HeldBytes(const Backend& backend);
 
-// "held: weights 269100288, KV pages 0, side data of KV pages 0, activations 1024, workspace 0 bytes"
+// What the whole device lacks beside that and what is free: what its libraries and other programs have. 0 where the
+// device is the host.
+int64_t OtherBytes(const Backend& backend);
+
+// "held: weights 269100288, KV pages 0, side data of KV pages 0, activations 1024, workspace 0 bytes", and on a device
+// with memory of its own ", by CUDA itself and others 612368384, free 149000000000 of 150754820096".
 std::string HeldText(const Backend& backend);
 
 }  // namespace farspan

@@ -11,4 +11,8 @@ absl::StatusOr<CudaDeviceInfo> ProbeCudaDevice(int) {
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) { return ProbeCudaDevice(ordinal).status(); }
 
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const CudaDeviceInfo& info) {
+  return Create(info.ordinal);
+}
+
 }  // namespace farspan

@@ -32,7 +32,7 @@ std::string Shown(const Json& value) {
 
 absl::Status Refuse(const std::string& key, const std::string& expected, const std::string& got) {
   return absl::InvalidArgumentError(
-      absl::StrCat("key ", absl::CHexEscape(key.substr(0, 64)), ": expected ", expected, ", got ", got));
+      absl::StrCat("key ", absl::CHexEscape(key.substr(0, 64)), ": expected ", expected, ", is ", got));
 }
 
 // Reads an object's keys, each with its rule, and knows which it has read. A key whose value is null is absent.
@@ -93,7 +93,7 @@ class KeyReader {
 
  private:
   absl::Status Missing(const std::string& key, const std::string& rule) const {
-    return Refuse(prefix_ + key, rule, "no such key");
+    return Refuse(prefix_ + key, rule, "missing");
   }
 
   const Json& object_;

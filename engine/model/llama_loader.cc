@@ -195,7 +195,9 @@ absl::StatusOr<std::unique_ptr<Model>> CreateLlama(const LlamaSpec& spec, Weight
   const LlamaConfig& config = spec.config;
   FARSPAN_ASSIGN_OR_RETURN(const ModelShape shape, ShapeOf(config, spec.vocab_size, options));
   FARSPAN_RETURN_IF_ERROR(CheckFitsActivations(config, *backend));
-  FARSPAN_RETURN_IF_ERROR(backend->Prepare(shape));
+  FARSPAN_RETURN_IF_ERROR(backend->Prepare(
+      shape, {.max_rows = options.max_batch_rows,
+              .max_sequences = options.max_sequences > 0 ? options.max_sequences : options.max_batch_rows}));
   FARSPAN_ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(config, spec.vocab_size, backend, source));
   FARSPAN_ASSIGN_OR_RETURN(LlamaActivations activations,
                            AllocateActivations(config, spec.vocab_size, options.max_batch_rows, backend));

@@ -17,6 +17,7 @@ namespace farspan {
 
 struct ModelOptions {
   int64_t max_batch_rows = 512;    // rows of one Forward; sizes the activations
+  int64_t max_sequences = 0;       // whose rows they are; 0 for as many as rows
   int64_t max_context_tokens = 0;  // 0 for the file's; more than the file's is refused
   int64_t page_tokens = 32;
   KvDtype kv_dtype = KvDtype::kBf16;

@@ -7,6 +7,7 @@
 #include <bit>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "engine/attention/registry.h"
 #include "engine/engine_factory.h"
@@ -125,6 +126,21 @@ TEST_P(EngineLlamaTest, ManyStreamsWithCancelsAnswerAsEachAlone) {
   }
   EXPECT_GT(num_cancelled, 0);
   EXPECT_LT(num_cancelled, kNumRequests / 2);
+}
+
+// The workspace of the CPU's kernels grows with what they are given, and no further.
+TEST_P(EngineLlamaTest, RequestsLikeThoseBeforeTakeNoMemory) {
+  const auto engine = MakeEngine({.max_num_seqs = 12, .max_num_batched_tokens = 70, .prefix_caching = false});
+  int64_t num_allocations = 0;
+  for (const bool again : {false, true}) {
+    for (int i = 0; i < 12; ++i) {
+      ASSERT_THAT(engine->Submit(MakeRequest(i, *engine), std::make_shared<RecordingOutput>()), IsOk());
+    }
+    while (engine->TEST_Step()) {
+    }
+    const int64_t before = std::exchange(num_allocations, engine->backend().NumAllocations());
+    EXPECT_TRUE(!again || num_allocations == before) << before << " and then " << num_allocations;
+  }
 }
 
 // What may differ between two runs of one request, and must not show: batch mates, the size of chunks, preemptions,

@@ -154,7 +154,8 @@ class CudaDecodeAttentionTest : public ::testing::Test {
     const Shape& shape = batch.shape;
     EXPECT_TRUE(
         backend
-            .Prepare({.num_heads = shape.num_heads(), .num_kv_heads = shape.num_kv_heads, .head_dim = shape.head_dim})
+            .Prepare({.num_heads = shape.num_heads(), .num_kv_heads = shape.num_kv_heads, .head_dim = shape.head_dim},
+                     {})
             .ok());
     const bool is_cpu = backend.activation() == kernels::Activation::kF32 && backend.name().starts_with("cpu");
     const auto num_rows = batch.rows.size();

@@ -13,6 +13,7 @@
 
 #include "engine/attention/registry.h"
 #include "engine/backend/cuda_backend.h"
+#include "engine/backend/memory_text.h"
 #include "engine/engine_factory.h"
 #include "google/protobuf/text_format.h"
 #include "tests/support/recording_output.h"
@@ -187,6 +188,23 @@ TEST_F(CudaEngineTest, MixedPoliciesInOneBatch) {
     if (i % 2 == 0) requests.back().prompt_logprobs = 1;
   }
   ExpectSameAnswers(tiny_, Answer(engine.get(), requests));
+}
+
+// All that a step needs is taken before the first one.
+TEST_F(CudaEngineTest, NoMemoryIsTakenOnceAnEngineStands) {
+  const auto engine = MakeEngine(tiny_, "cuda:0", {.max_num_seqs = 9, .max_num_batched_tokens = 90}, int64_t{64} << 20);
+  const Backend& backend = engine->backend();
+  const int64_t num_allocations = backend.NumAllocations();
+  std::vector<Request> requests;
+  for (int i = 0; i < 24; ++i) {
+    requests.push_back(MakeRequest(i, 5 + 9 * i, 6 + 2 * i, *engine));
+    if (i % 2 == 0) requests.back().prompt_logprobs = 1;
+  }
+  Answer(engine.get(), requests);
+  EXPECT_EQ(backend.NumAllocations(), num_allocations);
+  const DeviceMemory whole = backend.WholeMemory();
+  EXPECT_EQ(HeldBytes(backend) + OtherBytes(backend) + whole.free_bytes, whole.total_bytes);
+  std::cout << num_allocations << " allocations; " << HeldText(backend) << "\n";
 }
 
 TEST_F(CudaEngineTest, SamplesOfOnePrompt) {

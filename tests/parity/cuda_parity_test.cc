@@ -255,7 +255,8 @@ TEST_F(CudaParityTest, AttentionOnRandomLists) {
       ASSERT_TRUE(backend
                       ->Prepare({.num_heads = scene.num_heads(),
                                  .num_kv_heads = scene.shape().num_kv_heads,
-                                 .head_dim = scene.shape().head_dim})
+                                 .head_dim = scene.shape().head_dim},
+                                {})
                       .ok());
     }
     const int64_t context = scene.shape().context_tokens;

@@ -39,7 +39,7 @@ class CudaSamplingTest : public ::testing::Test {
                               .vocab_size = vocab_size,
                               .page_tokens = 64,
                               .kv_dtype = KvDtype::kBf16};
-    ASSERT_TRUE(backend_->Prepare(shape).ok());
+    ASSERT_TRUE(backend_->Prepare(shape, {}).ok());
   }
 
   Drawn DrawRows(const std::vector<float>& logits, const DeviceDraws& draws, int64_t vocab_size) {

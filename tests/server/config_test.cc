@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <fstream>
 #include <set>
 
 #include "server/flag_table.h"
@@ -84,6 +85,13 @@ TEST(ConfigTest, ARandomModelsShapeAndSettingsAreCheckedWithTheFlags) {
               ElementsAre("--model must be random: with llama-3.1-8b, smollm2-135m, or the path of a config.json, got "
                           "\"random:gpt\""));
   EXPECT_THAT(HelpText(), HasSubstr("weights=bf16  how matrices are stored"));
+  const std::string path = testing::TempDir() + "farspan_config_test.json";
+  std::ofstream(path) << R"({"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 0})";
+  EXPECT_THAT(
+      Parse({"--model", "random:" + path}).errors,
+      ElementsAre("--model must name a config.json of a network that can be run: key hidden_size: expected a whole "
+                  "number from 1 to 131072, is 0, got \"random:" +
+                  path + "\""));
 }
 
 TEST(ConfigTest, TheDeviceIsAutoCpuOrANumberedGpu) {

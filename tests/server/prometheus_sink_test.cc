@@ -139,6 +139,16 @@ TEST_F(PrometheusSinkTest, LeavesVllmsNamesOutWhenToldTo) {
   EXPECT_THAT(sink.Text({}), Not(HasSubstr("vllm:")));
 }
 
+TEST_F(PrometheusSinkTest, MemoryKindsSumToAllOfAGpu) {
+  MetricsReadings readings;
+  for (size_t i = 0; i < readings.memory_bytes.size(); ++i) readings.memory_bytes[i] = int64_t{1000} << i;
+  readings.device_memory = {.total_bytes = 100'000, .free_bytes = 60'000};
+  const Page page = Read(readings);
+  EXPECT_EQ(Sum(page, "farspan_device_memory_bytes", {{"kind", "free"}}), 60'000);
+  EXPECT_EQ(Sum(page, "farspan_device_memory_bytes", {{"kind", "other"}}), 100'000 - 60'000 - 31'000);
+  EXPECT_EQ(Sum(page, "farspan_device_memory_bytes"), 100'000);
+}
+
 TEST_F(PrometheusSinkTest, MemoryKindsAreDisjointAndSumToWhatTheBackendHolds) {
   MetricsReadings readings;
   for (size_t i = 0; i < readings.memory_bytes.size(); ++i) readings.memory_bytes[i] = int64_t{1000} << i;

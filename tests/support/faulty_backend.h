@@ -26,7 +26,9 @@ class FaultyBackend : public Backend {
   std::string_view name() const override { return "faulty"; }
   PlanFeatures caps() const override { return real_->caps(); }
   kernels::Activation activation() const override { return real_->activation(); }
-  absl::Status Prepare(const ModelShape& shape) override { return real_->Prepare(shape); }
+  absl::Status Prepare(const ModelShape& shape, const StepLimits& limits) override {
+    return real_->Prepare(shape, limits);
+  }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t size_bytes, MemoryKind kind) override {
     if (faults_.lost) return Lost();
@@ -35,6 +37,8 @@ class FaultyBackend : public Backend {
         absl::StrCat("cannot allocate ", size_bytes, " bytes for ", MemoryKindName(kind), "; ", HeldText(*real_)));
   }
   int64_t MemoryBytes(MemoryKind kind) const override { return real_->MemoryBytes(kind); }
+  DeviceMemory WholeMemory() const override { return real_->WholeMemory(); }
+  int64_t NumAllocations() const override { return real_->NumAllocations(); }
   SteadyDuration OpTime(TimedOp op) const override { return real_->OpTime(op); }
 
   absl::Status Upload(void* device, std::span<const std::byte> host) override {

@@ -18,7 +18,8 @@ namespace farspan::kernels::cuda {
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// What launchers need to know of the current device; read once, so a process uses one.
+// What launchers need to know of the current device. Read once, as kernels' attributes are set once: a process uses one
+// device, which CudaBackend::Create sees to.
 struct DeviceTraits {
   int num_multiprocessors = 0;
   int max_shared_bytes = 0;  // of one block, opted in

@@ -108,11 +108,11 @@ TEST(RandomModelNameTest, RefusalsAreRules) {
 
 TEST(HfConfigTest, WrongOrUnknownKeysAreRefusedByName) {
   const std::pair<std::string, std::string> wrong[] = {
-      {TinyWith("hidden_size", "0"), "key hidden_size: expected a whole number from 1 to 131072, got 0"},
+      {TinyWith("hidden_size", "0"), "key hidden_size: expected a whole number from 1 to 131072, is 0"},
       {TinyWith("vocab_size", "\"x\""), "key vocab_size: expected a whole number"},
       {TinyWith("num_key_value_heads", "3"), "key num_key_value_heads: expected a divisor of the 4 heads"},
       {TinyWith("head_dim", "12"), "key head_dim: expected a multiple of 8"},
-      {TinyWith("model_type", "\"qwen2\""), "key model_type: expected llama, got \\\"qwen2\\\""},
+      {TinyWith("model_type", "\"qwen2\""), "key model_type: expected llama, is \\\"qwen2\\\""},
       {TinyWith("hidden_act", "\"gelu\""), "key hidden_act: expected silu"},
       {TinyWith("attention_bias", "true"), "key attention_bias: expected false"},
       {TinyWith("sliding_window", "4096"), "key sliding_window: expected only keys of a Llama that are known here"},
@@ -121,7 +121,7 @@ TEST(HfConfigTest, WrongOrUnknownKeysAreRefusedByName) {
       {TinyWith("rope_scaling", "{\"beta\": 1}"), "key rope_scaling.beta: expected only keys"},
       {"[]", "expected one JSON object"},
       {"{", "expected one JSON object"},
-      {"{}", "key model_type: expected llama, got no such key"}};
+      {"{}", "key model_type: expected llama, is missing"}};
   for (const auto& [json, message] : wrong) {
     EXPECT_THAT(ParseHfConfig(json), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message))) << json;
   }

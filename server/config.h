@@ -16,7 +16,7 @@
 
 namespace farspan {
 
-enum class CpuIsaChoice : uint8_t { kAuto, kPortable, kAvx2 };
+enum class CpuIsaChoice : uint8_t { kAuto, kPortable, kAvx2, kAvx512 };
 enum class MetricsCompat : uint8_t { kVllm, kOff };
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 

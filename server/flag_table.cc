@@ -258,10 +258,12 @@ void AppendModelFlags(std::vector<Flag>* flags) {
   flags->push_back(BlockSizeFlag());
   flags->push_back(OptionalIntFlag("threads", "N", &ServerConfig::threads, {1, 1024},
                                    "Threads of the CPU backend; one a physical core by default.", "auto"));
-  flags->push_back(ChoiceFlag<CpuIsaChoice>(
-      "cpu-isa", "LEVEL", &ServerConfig::cpu_isa,
-      {{"auto", CpuIsaChoice::kAuto}, {"portable", CpuIsaChoice::kPortable}, {"avx2", CpuIsaChoice::kAvx2}},
-      "Instruction set of the CPU kernels: auto, portable or avx2."));
+  flags->push_back(ChoiceFlag<CpuIsaChoice>("cpu-isa", "LEVEL", &ServerConfig::cpu_isa,
+                                            {{"auto", CpuIsaChoice::kAuto},
+                                             {"portable", CpuIsaChoice::kPortable},
+                                             {"avx2", CpuIsaChoice::kAvx2},
+                                             {"avx512", CpuIsaChoice::kAvx512}},
+                                            "Instruction set of the CPU kernels: auto, portable, avx2 or avx512."));
   flags->push_back(AttentionPolicyFlag());
 }
 

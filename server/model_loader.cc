@@ -33,8 +33,17 @@ int64_t DeclaredContextTokens(const GgufMetadata& metadata) {
 }
 
 CpuIsa IsaOf(CpuIsaChoice choice) {
-  if (choice == CpuIsaChoice::kPortable) return CpuIsa::kPortable;
-  return choice == CpuIsaChoice::kAvx2 ? CpuIsa::kAvx2 : CpuIsa::kAuto;
+  switch (choice) {
+    case CpuIsaChoice::kPortable:
+      return CpuIsa::kPortable;
+    case CpuIsaChoice::kAvx2:
+      return CpuIsa::kAvx2;
+    case CpuIsaChoice::kAvx512:
+      return CpuIsa::kAvx512;
+    case CpuIsaChoice::kAuto:
+      break;
+  }
+  return CpuIsa::kAuto;
 }
 
 EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, int64_t context_tokens) {

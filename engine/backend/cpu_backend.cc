@@ -12,6 +12,7 @@
 #include "engine/backend/aligned_memory.h"
 #include "engine/backend/memory_text.h"
 #include "engine/base/check.h"
+#include "engine/base/status_macros.h"
 #include "engine/base/thread_pool.h"
 #include "engine/kernels/cpu/kernel_table.h"
 
@@ -288,19 +289,34 @@ void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
   RunOp(table_.decode_merge, pass);
 }
 
+absl::StatusOr<const KernelTable*> TableOf(CpuIsa isa) {
+  const bool avx2 = kernels::CpuHasAvx2(), avx512 = kernels::CpuHasAvx512();
+  switch (isa) {
+    case CpuIsa::kAvx512:
+      if (avx512) return &kernels::Avx512Kernels();
+      return absl::InvalidArgumentError(
+          absl::StrCat("cpu_isa: this CPU does not run avx512; available: auto, portable", avx2 ? ", avx2" : ""));
+    case CpuIsa::kAvx2:
+      if (avx2) return &kernels::Avx2Kernels();
+      return absl::InvalidArgumentError("cpu_isa: this CPU does not run avx2; available: auto, portable");
+    case CpuIsa::kAuto:
+      if (avx512) return &kernels::Avx512Kernels();
+      if (avx2) return &kernels::Avx2Kernels();
+      break;
+    case CpuIsa::kPortable:
+      break;
+  }
+  return &kernels::PortableKernels();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOptions& options) {
   if (options.num_threads < 1) {
     return absl::InvalidArgumentError(absl::StrCat("threads must be at least 1, got ", options.num_threads));
   }
-  const bool has_avx2 = kernels::CpuHasAvx2();
-  if (options.isa == CpuIsa::kAvx2 && !has_avx2) {
-    return absl::InvalidArgumentError("cpu_isa: this CPU does not run avx2; available: auto, portable");
-  }
-  const bool use_avx2 = has_avx2 && options.isa != CpuIsa::kPortable;
-  const KernelTable& table = use_avx2 ? kernels::Avx2Kernels() : kernels::PortableKernels();
-  return std::make_unique<HostCpuBackend>(table, options.num_threads);
+  FARSPAN_ASSIGN_OR_RETURN(const KernelTable* table, TableOf(options.isa));
+  return std::make_unique<HostCpuBackend>(*table, options.num_threads);
 }
 
 }  // namespace farspan

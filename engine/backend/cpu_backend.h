@@ -12,7 +12,7 @@
 namespace farspan {
 
 // kAuto is the fastest level that the CPU runs.
-enum class CpuIsa : uint8_t { kAuto, kPortable, kAvx2 };
+enum class CpuIsa : uint8_t { kAuto, kPortable, kAvx2, kAvx512 };
 
 struct CpuBackendOptions {
   CpuIsa isa = CpuIsa::kAuto;

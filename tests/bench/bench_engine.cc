@@ -2,7 +2,7 @@
 // farspan-bench-engine: prefill and decode rates of the engine in process, at a given depth, without gRPC.
 //
 //   farspan-bench-engine --model PATH|random:SHAPE [--device auto|cpu|cuda:N] [--threads N]
-//                        [--cpu-isa auto|portable|avx2] [--kv-cache-dtype bf16|f32|fp16|fp8]
+//                        [--cpu-isa auto|portable|avx2|avx512] [--kv-cache-dtype bf16|f32|fp16|fp8]
 //                        [--attention 'window { }']... [--depth N] [--prefill N] [--decode N] [--batch N]
 //                        [--rounds N] [--json]
 //
@@ -121,9 +121,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngineOf(const std::string& model,
 
 std::unique_ptr<Engine> MakeEngine(const Options& options, int64_t chunk, MetricsSink* metrics) {
   const std::map<std::string, CpuIsa> isas = {
-      {"auto", CpuIsa::kAuto}, {"portable", CpuIsa::kPortable}, {"avx2", CpuIsa::kAvx2}};
+      {"auto", CpuIsa::kAuto}, {"portable", CpuIsa::kPortable}, {"avx2", CpuIsa::kAvx2}, {"avx512", CpuIsa::kAvx512}};
   const auto isa = isas.find(options.text.at("cpu-isa"));
-  if (isa == isas.end()) Fail("--cpu-isa: must be auto, portable or avx2");
+  if (isa == isas.end()) Fail("--cpu-isa: must be auto, portable, avx2 or avx512");
   EngineOptions engine_options;
   engine_options.device = options.text.at("device");
   engine_options.cpu = {.isa = isa->second, .num_threads = static_cast<int>(options.number("threads"))};

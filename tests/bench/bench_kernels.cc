@@ -200,6 +200,8 @@ bool ParseOwnFlags(int* argc, char** argv) {
       options.isa = CpuIsa::kPortable;
     } else if (flag == "--cpu_isa=avx2") {
       options.isa = CpuIsa::kAvx2;
+    } else if (flag == "--cpu_isa=avx512") {
+      options.isa = CpuIsa::kAvx512;
     } else {
       argv[kept++] = argv[i];
     }

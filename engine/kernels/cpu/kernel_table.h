@@ -22,7 +22,7 @@ struct KernelOp {
 };
 
 struct KernelTable {
-  const char* name;  // "portable", "avx2"
+  const char* name;  // "portable", "avx2", "avx512"
   KernelOp<FillRandomArgs> fill_random;
   KernelOp<EmbedArgs> embed;
   KernelOp<RmsNormArgs> rms_norm;
@@ -46,7 +46,11 @@ const KernelTable& PortableKernels();
 // AVX2, FMA and F16C. Call only where CpuHasAvx2().
 const KernelTable& Avx2Kernels();
 
-// True when this build has the AVX2 kernels and this CPU and operating system run them.
+// AVX-512 (F, BW, DQ, VL, VNNI) on top of AVX2. Call only where CpuHasAvx512().
+const KernelTable& Avx512Kernels();
+
+// True when this build has the kernels of a level and this CPU and operating system run them.
 bool CpuHasAvx2();
+bool CpuHasAvx512();
 
 }  // namespace farspan::kernels

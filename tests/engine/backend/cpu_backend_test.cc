@@ -24,18 +24,23 @@ std::unique_ptr<Backend> MakeBackend(CpuBackendOptions options) {
 
 TEST(CpuBackendTest, NamesItsIsaLevelAndRunsEveryPlanFeature) {
   EXPECT_EQ(MakeBackend({.isa = CpuIsa::kPortable})->name(), "cpu/portable");
-  EXPECT_EQ(MakeBackend({.isa = CpuIsa::kAuto})->name(), kernels::CpuHasAvx2() ? "cpu/avx2" : "cpu/portable");
+  const char* fastest = kernels::CpuHasAvx2() ? "cpu/avx2" : "cpu/portable";
+  if (kernels::CpuHasAvx512()) fastest = "cpu/avx512";
+  EXPECT_EQ(MakeBackend({.isa = CpuIsa::kAuto})->name(), fastest);
   EXPECT_TRUE(Covers(MakeBackend({})->caps(), PlanFeatures::kRanges | PlanFeatures::kLeftWindow |
                                                   PlanFeatures::kQueryRotation | PlanFeatures::kDrop));
 }
 
 TEST(CpuBackendTest, RefusesAnIsaLevelThatTheCpuLacks) {
-  const auto backend = CpuBackend::Create({.isa = CpuIsa::kAvx2});
-  if (kernels::CpuHasAvx2()) {
-    EXPECT_THAT(backend, IsOk());
-  } else {
-    EXPECT_THAT(backend,
-                StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("cpu_isa"), HasSubstr("portable"))));
+  for (const auto& [isa, runs] :
+       {std::pair(CpuIsa::kAvx2, kernels::CpuHasAvx2()), {CpuIsa::kAvx512, kernels::CpuHasAvx512()}}) {
+    const auto backend = CpuBackend::Create({.isa = isa});
+    if (runs) {
+      EXPECT_THAT(backend, IsOk());
+    } else {
+      EXPECT_THAT(backend,
+                  StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("cpu_isa"), HasSubstr("portable"))));
+    }
   }
 }
 

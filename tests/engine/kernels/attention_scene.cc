@@ -18,6 +18,7 @@ SceneShape RandomShape(Random* random, std::span<const KvElement> elements) {
   shape.num_kv_heads = random->Integer(1, 3);
   shape.group = random->OneIn(12) ? 32 : random->Integer(1, 8);
   shape.head_dim = 8 * (random->OneIn(12) ? 32 : random->Integer(1, 16));
+  if (random->OneIn(2)) shape.head_dim = 32 * random->Integer(1, 4);  // those that whole vectors cover
   shape.rope_dim = random->OneIn(2) ? shape.head_dim : 2 * random->Integer(1, shape.head_dim / 2);
   constexpr int64_t kPageTokens[] = {1, 8, 12, 16, 32, 64};
   shape.page_tokens = kPageTokens[random->Integer(0, 5)];

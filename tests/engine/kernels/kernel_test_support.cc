@@ -134,6 +134,7 @@ std::vector<float> Random::Reals(int64_t size, float low, float high) {
 std::vector<const KernelTable*> KernelLevels() {
   std::vector<const KernelTable*> levels = {&PortableKernels()};
   if (CpuHasAvx2()) levels.push_back(&Avx2Kernels());
+  if (CpuHasAvx512()) levels.push_back(&Avx512Kernels());
   return levels;
 }
 

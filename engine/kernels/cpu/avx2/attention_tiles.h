@@ -21,12 +21,17 @@ struct SoftmaxSums {
 
 // Turns the scores of a page's tokens (-infinity where unseen; padded to whole vectors) into weights relative to the
 // new maximum, and returns the factor by which the output so far shrinks. A page in which nothing is seen gives
-// weights of zero and a factor of one.
+// weights of zero and a factor of one; one with a NaN gives NaNs.
 static inline float UpdateSoftmax(float* scores, int64_t padded_tokens, SoftmaxSums* sums) {
   __m256 maxima = _mm256_loadu_ps(scores);
-  for (int64_t i = kLanes; i < padded_tokens; i += kLanes) maxima = _mm256_max_ps(maxima, _mm256_loadu_ps(scores + i));
+  __m256 nans = _mm256_cmp_ps(maxima, maxima, _CMP_UNORD_Q);
+  for (int64_t i = kLanes; i < padded_tokens; i += kLanes) {
+    const __m256 next = _mm256_loadu_ps(scores + i);
+    nans = _mm256_or_ps(nans, _mm256_cmp_ps(next, next, _CMP_UNORD_Q));
+    maxima = _mm256_max_ps(maxima, next);
+  }
   const float page_maximum = MaxLanes(maxima);
-  if (page_maximum == kNegativeInfinity) {
+  if (page_maximum == kNegativeInfinity && _mm256_movemask_ps(nans) == 0) {
     for (int64_t i = 0; i < padded_tokens; i += kLanes) _mm256_storeu_ps(scores + i, _mm256_setzero_ps());
     return 1.0f;
   }

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "engine/kernels/cpu/attention_walk.h"
+#include "engine/kernels/cpu/decode_walk.h"
 #include "engine/kernels/cpu/portable/kernels.h"
 #include "engine/kernels/cpu/portable/softmax_walk.h"
 #include "engine/kernels/cpu/row_tasks.h"
@@ -64,16 +64,9 @@ void MergeHead(const DecodePass& pass, int64_t first, int64_t last, int64_t head
 }
 
 void RunMerge(const DecodePass& pass, int64_t task, void*) {
-  const AttentionCommon& common = pass.args->common;
-  const int64_t group = DecodeGroup(common), num_kv_heads = common.cache.num_kv_heads;
-  for (int64_t kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
-    const int64_t* first_split = pass.first_split + task * num_kv_heads + kv_head;
-    for (int64_t head = 0; head < group; ++head) {
-      const int64_t index = pass.args->rows[task].row * common.num_heads + kv_head * group + head;
-      float* lse = common.lse == nullptr ? nullptr : common.lse + index;
-      MergeHead(pass, first_split[0], first_split[1], head, common.out_f32() + index * common.cache.head_dim, lse);
-    }
-  }
+  ForMergedHeads(pass, task, [&](int64_t first, int64_t last, int64_t head, float* out, float* lse) {
+    MergeHead(pass, first, last, head, out, lse);
+  });
 }
 
 }  // namespace

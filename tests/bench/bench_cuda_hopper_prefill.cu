@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks Hopper's prefill attention against float64 on the device, on fresh random lists with poisoned outputs, then
 // times it with a cold L2 cache: dense causal prompts, chunks at depth and block masks.
-//   farspan-bench-cuda-hopper-prefill [all|check|sanitize|time|quick|once]
-// Without an argument: all, a check and then times. sanitize: small checks, for compute-sanitizer; quick: few times;
-// once: for a profiler. Exits with 1 when a check fails.
+//   farspan-bench-cuda-hopper-prefill [all|check|sanitize|time|elements|quick-elements|quick|once]
+//   farspan-bench-cuda-hopper-prefill causal TOKENS REPEATS [HEAD_DIM [bf16|f16|e4m3]]
+// Without an argument: all, a check and then times. sanitize: small checks, for compute-sanitizer; elements: the kinds
+// of the cache's; quick: few times; once: for a profiler. Exits with 1 when a check fails.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -13,6 +15,17 @@
 
 namespace farspan::kernels::cuda {
 namespace {
+
+const char* ElementName(KvElement element) {
+  return element == KvElement::kBf16 ? "bf16" : element == KvElement::kF16 ? "f16" : "e4m3";
+}
+
+KvElement ElementOf(const char* name) {
+  for (const KvElement element : {KvElement::kF16, KvElement::kF8E4M3}) {
+    if (std::strcmp(name, ElementName(element)) == 0) return element;
+  }
+  return KvElement::kBf16;
+}
 
 bool CheckShape(const char* name, const Shape& shape, int64_t samples) {
   double worst = 0, worst_lse = 0, lse = 0;
@@ -23,18 +36,19 @@ bool CheckShape(const char* name, const Shape& shape, int64_t samples) {
   }
   // Turned queries are rounded to bf16 once more, which a list of few keys shows in full.
   const bool right = worst >= 0 && worst < 6e-3 && worst_lse < (shape.wild ? 1e-2 : 1e-4) * shape.steepness;
-  std::printf("check %-32s d%lld page %lld: error %.2e lse %.1e %s\n", name, static_cast<long long>(shape.head_dim),
-              static_cast<long long>(shape.page_tokens), worst, worst_lse, right ? "" : "WRONG");
+  std::printf("check %-4s %-28s d%lld page %lld: error %.2e lse %.1e %s\n", ElementName(shape.element), name,
+              static_cast<long long>(shape.head_dim), static_cast<long long>(shape.page_tokens), worst, worst_lse,
+              right ? "" : "WRONG");
   std::fflush(stdout);
   return right;
 }
 
-bool CheckAll() {
-  bool right = CheckShape("one tile", {.heads = 1, .kv_heads = 1, .context = 128, .queries = 128}, 1 << 20);
-  right &= CheckShape("two tiles", {.heads = 2, .kv_heads = 1, .context = 256, .queries = 256}, 1 << 20);
+bool CheckElement(KvElement element) {
+  Shape tiles = {.heads = 2, .kv_heads = 1, .context = 256, .queries = 256, .element = element};
+  bool right = CheckShape("two tiles", tiles, 1 << 20);
   for (const int64_t head_dim : {128, 64}) {
     for (const int64_t page : {64, 32, 16}) {
-      const Shape base = {.heads = 8, .kv_heads = 2, .head_dim = head_dim, .page_tokens = page};
+      const Shape base = {.heads = 8, .kv_heads = 2, .head_dim = head_dim, .page_tokens = page, .element = element};
       Shape shape = base;
       shape.context = shape.queries = 2048;
       right &= CheckShape("dense", shape, 1024);
@@ -58,8 +72,16 @@ bool CheckAll() {
   return right;
 }
 
-bool CheckSmall() {
-  Shape shape = {.heads = 2, .kv_heads = 1, .page_tokens = 32, .context = 300, .queries = 300};
+bool CheckAll() {
+  bool right = CheckShape("one tile", {.heads = 1, .kv_heads = 1, .context = 128, .queries = 128}, 1 << 20);
+  for (const KvElement element : {KvElement::kBf16, KvElement::kF16, KvElement::kF8E4M3}) {
+    right &= CheckElement(element);
+  }
+  return right;
+}
+
+bool CheckSmall(KvElement element) {
+  Shape shape = {.heads = 2, .kv_heads = 1, .page_tokens = 32, .context = 300, .queries = 300, .element = element};
   bool right = CheckShape("small", shape, 16);
   shape.steepness = 60;
   right &= CheckShape("small, steep scores", shape, 16);
@@ -92,8 +114,8 @@ void Time(const char* name, const Shape& shape, int repeats) {
   }
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  std::printf("time %-32s d%lld page %lld: %9.3f ms (best %9.3f) %6.1f TFLOP/s\n", name,
-              static_cast<long long>(shape.head_dim), static_cast<long long>(shape.page_tokens), median, times[0],
+  std::printf("time %-4s %-28s d%lld page %lld: %9.3f ms (best %9.3f) %6.1f TFLOP/s\n", ElementName(shape.element),
+              name, static_cast<long long>(shape.head_dim), static_cast<long long>(shape.page_tokens), median, times[0],
               scene.flops() / median / 1e9);
   std::fflush(stdout);
 }
@@ -111,15 +133,44 @@ void TimeAll() {
   Time("causal 32k", {.head_dim = 64, .context = 32 * k, .queries = 32 * k}, 9);
 }
 
+// Elements one after the other at each length, since a chip that is warm is slower.
+void TimeElements(bool all) {
+  constexpr int64_t k = 1024;
+  for (const int64_t context : {8 * k, 32 * k, 128 * k}) {
+    for (const KvElement element : {KvElement::kBf16, KvElement::kF16, KvElement::kF8E4M3}) {
+      Time("causal", {.context = context, .queries = context, .element = element}, context == 128 * k ? 3 : 11);
+    }
+  }
+  if (!all) return;
+  for (const KvElement element : {KvElement::kF16, KvElement::kF8E4M3}) {
+    Time("2k at 126k", {.context = 128 * k, .queries = 2 * k, .element = element}, 11);
+    Time("causal 8k", {.page_tokens = 16, .context = 8 * k, .queries = 8 * k, .element = element}, 11);
+    Time("causal 32k", {.head_dim = 64, .context = 32 * k, .queries = 32 * k, .element = element}, 9);
+    Time("block mask 10 % 128k", {.context = 128 * k, .queries = 128 * k, .element = element, .kept = 0.1}, 5);
+  }
+}
+
 int Run(int argc, char** argv) {
   const char* what = argc < 2 ? "all" : argv[1];
   const bool all = std::strcmp(what, "all") == 0;
   if ((all || std::strcmp(what, "check") == 0) && !CheckAll()) return 1;
-  if (std::strcmp(what, "sanitize") == 0 && !CheckSmall()) return 1;
+  if (std::strcmp(what, "sanitize") == 0) {
+    for (const KvElement element : {KvElement::kBf16, KvElement::kF16, KvElement::kF8E4M3}) {
+      if (!CheckSmall(element)) return 1;
+    }
+  }
   if (all || std::strcmp(what, "time") == 0) TimeAll();
+  if (all || std::strcmp(what, "elements") == 0) TimeElements(true);
+  if (std::strcmp(what, "quick-elements") == 0) TimeElements(false);
   if (std::strcmp(what, "quick") == 0) {
     Time("causal 8k", {.context = 8192, .queries = 8192}, 21);
     Time("causal 32k", {.context = 32768, .queries = 32768}, 9);
+  }
+  if (std::strcmp(what, "causal") == 0 && argc >= 4) {
+    Shape shape = {.context = std::atoll(argv[2]), .queries = std::atoll(argv[2])};
+    if (argc > 4) shape.head_dim = std::atoll(argv[4]);
+    if (argc > 5) shape.element = ElementOf(argv[5]);
+    Time("causal", shape, std::max(std::atoi(argv[3]), 1));
   }
   if (std::strcmp(what, "once") == 0) Time("causal 8k", {.context = 8192, .queries = 8192}, 1);
   return 0;

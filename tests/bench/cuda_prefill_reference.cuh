@@ -2,6 +2,8 @@
 // Prefill attention in float64 on the device, for sampled queries: what the benchmarks' checks compare with.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include "engine/kernels/args.h"
 #include "engine/kernels/cuda/device.cuh"
 
@@ -14,6 +16,20 @@ struct Sample {
 };
 
 inline constexpr int kReferenceThreads = 1024;
+
+__device__ inline double LoadCached(const KvLayerView& cache, int64_t index) {
+  switch (cache.element) {
+    case KvElement::kBf16:
+      return LoadBf16(static_cast<const uint16_t*>(cache.data), index);
+    case KvElement::kF16:
+      return __half2float(static_cast<const __half*>(cache.data)[index]);
+    case KvElement::kF8E4M3:
+      return static_cast<float>(static_cast<const __nv_fp8_e4m3*>(cache.data)[index]);
+    case KvElement::kF32:
+      break;
+  }
+  return static_cast<const float*>(cache.data)[index];
+}
 
 // What one block works at.
 struct SampledQuery {
@@ -56,7 +72,7 @@ struct SampledQuery {
 
   __device__ double Score(int64_t key_row, int64_t query_cap) const {
     const AttentionCommon& common = args.common;
-    const auto* key = static_cast<const uint16_t*>(common.cache.data) + key_row * common.cache.head_dim;
+    const int64_t key = key_row * common.cache.head_dim;
     double dot = 0;
     for (int64_t d = 0; d < common.cache.head_dim; d += 2) {
       double even = LoadBf16(q, d), odd = LoadBf16(q, d + 1);
@@ -66,7 +82,7 @@ struct SampledQuery {
         odd = even * sin(angle) + odd * cos(angle);
         even = turned;
       }
-      dot += even * LoadBf16(key, d) + odd * LoadBf16(key, d + 1);
+      dot += even * LoadCached(common.cache, key + d) + odd * LoadCached(common.cache, key + d + 1);
     }
     return dot * common.scale;
   }
@@ -88,7 +104,6 @@ __global__ void __launch_bounds__(kReferenceThreads)
   __shared__ double shared[2][kReferenceThreads];
   const SampledQuery query(args, samples[blockIdx.x]);
   const int64_t places = query.NumPlaces(), dim = args.common.cache.head_dim, page = args.common.cache.page_tokens;
-  const auto* cache = static_cast<const uint16_t*>(args.common.cache.data);
   double* scores = scratch + blockIdx.x * most_places;
   int64_t query_cap = 0;
   double maximum = -INFINITY;
@@ -106,7 +121,7 @@ __global__ void __launch_bounds__(kReferenceThreads)
     if (scores[i] == -INFINITY || threadIdx.x >= num_parts * dim) continue;
     const double weight = exp(scores[i] - maximum);
     denominator += weight;
-    sum += weight * LoadBf16(cache, (query.KeyRow(i, &query_cap) + page) * dim + d);
+    sum += weight * LoadCached(args.common.cache, (query.KeyRow(i, &query_cap) + page) * dim + d);
   }
   __syncthreads();
   shared[0][threadIdx.x] = denominator;

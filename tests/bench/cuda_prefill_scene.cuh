@@ -13,6 +13,7 @@
 
 #include "engine/kernels/cuda/device.cuh"
 #include "engine/kernels/cuda/hopper_prefill_attention.h"
+#include "engine/kernels/cuda/vectors.cuh"
 #include "tests/bench/cuda_prefill_reference.cuh"
 
 namespace farspan::kernels::cuda {
@@ -54,13 +55,23 @@ __device__ inline uint32_t Mix(uint64_t x) {
 }
 
 // Roughly normal values.
-__global__ void FillKernel(uint16_t* values, int64_t size, uint64_t seed) {
+template <typename Element>
+__global__ void FillKernel(Element* values, int64_t size, uint64_t seed) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < size; i += int64_t{gridDim.x} * blockDim.x) {
     float sum = 0;
     for (uint64_t k = 0; k < 4; ++k)
       sum += static_cast<float>(Mix(seed + (static_cast<uint64_t>(i) << 2) + k)) * 0x1p-32f;
-    values[i] = ToBf16((sum - 2) * 1.7320508f);
+    values[i] = static_cast<Element>((sum - 2) * 1.7320508f);
   }
+}
+
+inline void Fill(KvElement element, void* values, int64_t size, uint64_t seed) {
+  Check(WithKvElement(element,
+                      [&]<typename Element>() {
+                        FillKernel<<<1024, 256>>>(static_cast<Element*>(values), size, seed);
+                        return cudaGetLastError();
+                      }),
+        "fill");
 }
 
 struct Shape {
@@ -68,9 +79,10 @@ struct Shape {
   int64_t context = 0;        // keys
   int64_t queries = 0;        // the last ones
   int64_t early_queries = 0;  // the first ones, in the batch after the last
-  double kept = 1;            // share of a block mask
-  bool wild = false;          // random entries: partial pages, gaps, masks, caps, windows
-  float steepness = 1;        // factor of the scores
+  KvElement element = KvElement::kBf16;
+  double kept = 1;      // share of a block mask
+  bool wild = false;    // random entries: partial pages, gaps, masks, caps, windows
+  float steepness = 1;  // factor of the scores
 
   int64_t num_rows() const { return queries + early_queries; }
 };
@@ -165,7 +177,7 @@ class Scene {
         pages_((shape.context + shape.page_tokens - 1) / shape.page_tokens + 3),
         table_(MakeTable(pages_)),
         host_(MakeHost(shape, table_)),
-        cache_(static_cast<size_t>(pages_ * shape.kv_heads * 2 * shape.page_tokens * shape.head_dim)),
+        cache_(static_cast<size_t>(CacheElements() * KvElementBytes(shape.element))),
         q_(static_cast<size_t>(shape.num_rows() * shape.heads * shape.head_dim)),
         out_(static_cast<size_t>(shape.num_rows() * shape.heads * shape.head_dim)),
         lse_(static_cast<size_t>(shape.num_rows() * shape.heads)),
@@ -178,22 +190,20 @@ class Scene {
         frequencies_(frequencies_host_),
         workspace_(static_cast<size_t>(HopperPrefillWorkspaceBytes())) {
     const uint64_t seed = generator();
-    FillKernel<<<1024, 256>>>(cache_.data(), pages_ * shape.kv_heads * 2 * shape.page_tokens * shape.head_dim, seed);
-    FillKernel<<<1024, 256>>>(q_.data(), shape.num_rows() * shape.heads * shape.head_dim, ~seed);
-    Check(cudaGetLastError(), "fill");
+    Fill(shape.element, cache_.data(), CacheElements(), seed);
+    Fill(KvElement::kBf16, q_.data(), shape.num_rows() * shape.heads * shape.head_dim, ~seed);
     if (shape.wild) PoisonUnlisted();
-    args_.common = {
-        .q = q_.data(),
-        .out = out_.data(),
-        .lse = lse_.data(),
-        .cache = {cache_.data(), KvElement::kBf16, pages_, shape.kv_heads, shape.page_tokens, shape.head_dim},
-        .entries = entries_.data(),
-        .rope_cos_sin = cos_sin_.data(),
-        .inverse_frequencies = frequencies_.data(),
-        .rope_dim = RopeDim(),
-        .num_heads = shape.heads,
-        .scale = shape.steepness / std::sqrt(static_cast<float>(shape.head_dim)),
-        .activation = Activation::kBf16};
+    args_.common = {.q = q_.data(),
+                    .out = out_.data(),
+                    .lse = lse_.data(),
+                    .cache = {cache_.data(), shape.element, pages_, shape.kv_heads, shape.page_tokens, shape.head_dim},
+                    .entries = entries_.data(),
+                    .rope_cos_sin = cos_sin_.data(),
+                    .inverse_frequencies = frequencies_.data(),
+                    .rope_dim = RopeDim(),
+                    .num_heads = shape.heads,
+                    .scale = shape.steepness / std::sqrt(static_cast<float>(shape.head_dim)),
+                    .activation = Activation::kBf16};
     args_.tiles = tiles_.data();
     args_.lists = lists_.data();
     args_.num_tiles = static_cast<int64_t>(host_.tiles.size());
@@ -259,6 +269,7 @@ class Scene {
   }
 
  private:
+  int64_t CacheElements() const { return pages_ * shape_.kv_heads * 2 * shape_.page_tokens * shape_.head_dim; }
   int64_t RopeDim() const { return shape_.wild ? shape_.head_dim / 2 : shape_.head_dim; }
 
   static std::vector<int32_t> MakeTable(int64_t pages) {
@@ -285,20 +296,22 @@ class Scene {
 
   // Tokens that no entry names become NaN.
   void PoisonUnlisted() {
-    const size_t plane = static_cast<size_t>(shape_.page_tokens * shape_.head_dim);
-    std::vector<uint16_t> values = cache_.Get();
+    const auto row_bytes = static_cast<size_t>(shape_.head_dim * KvElementBytes(shape_.element));
+    const size_t page_tokens = static_cast<size_t>(shape_.page_tokens),
+                 planes = static_cast<size_t>(2 * shape_.kv_heads);
+    std::vector<uint8_t> bytes = cache_.Get();
     std::vector<bool> listed(static_cast<size_t>(pages_ * shape_.page_tokens));
     for (const KvEntry& entry : host_.entries) {
       for (int token = 0; token < entry.num_valid; ++token) {
         listed[static_cast<size_t>(entry.page * shape_.page_tokens + entry.first_valid + token)] = true;
       }
     }
-    for (size_t i = 0; i < values.size(); ++i) {
-      const size_t page = i / (plane * 2 * static_cast<size_t>(shape_.kv_heads));
-      const size_t token = i % plane / static_cast<size_t>(shape_.head_dim);
-      if (!listed[page * static_cast<size_t>(shape_.page_tokens) + token]) values[i] = 0x7fff;
+    for (size_t row = 0; row < bytes.size() / row_bytes; ++row) {
+      if (!listed[row / page_tokens / planes * page_tokens + row % page_tokens]) {
+        std::memset(bytes.data() + row * row_bytes, 0xff, row_bytes);
+      }
     }
-    Check(cudaMemcpy(cache_.data(), values.data(), values.size() * 2, cudaMemcpyHostToDevice), "upload");
+    Check(cudaMemcpy(cache_.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "upload");
   }
 
   Shape shape_;
@@ -306,7 +319,8 @@ class Scene {
   std::vector<int32_t> table_;
   Host host_;
   std::vector<double> frequencies_host_;
-  Array<uint16_t> cache_, q_, out_;
+  Array<uint8_t> cache_;
+  Array<uint16_t> q_, out_;
   Array<float> lse_;
   Array<KvEntry> entries_;
   Array<PrefillTile> tiles_;

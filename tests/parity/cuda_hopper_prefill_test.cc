@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hopper's prefill attention against the portable CPU kernel, on the same bf16 queries and cache: random lists with
-// caps, masks, windows and gaps, whole contexts, block masks; outputs poisoned.
+// Hopper's prefill attention against the portable CPU kernel, on the same bf16 queries and the same cache of bf16, f16
+// or e4m3: random lists with caps, masks, windows and gaps, whole contexts, block masks; outputs poisoned.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -36,6 +36,8 @@ class HopperPrefillTest : public ::testing::Test {
 
   kernels::SceneShape RandomShape() {
     constexpr int64_t kPageTokens[] = {16, 32, 64};
+    constexpr kernels::KvElement kElements[] = {kernels::KvElement::kBf16, kernels::KvElement::kF16,
+                                                kernels::KvElement::kF8E4M3};
     const int64_t head_dim = random_.OneIn(2) ? 64 : 128;
     return {.num_kv_heads = random_.Integer(1, 3),
             .group = random_.OneIn(12) ? 32 : random_.Integer(1, 4),
@@ -43,7 +45,7 @@ class HopperPrefillTest : public ::testing::Test {
             .rope_dim = random_.OneIn(2) ? head_dim : 2 * random_.Integer(1, head_dim / 2),
             .page_tokens = kPageTokens[random_.Integer(0, 2)],
             .context_tokens = random_.Integer(1, 700),
-            .element = kernels::KvElement::kBf16};
+            .element = kElements[random_.Integer(0, 2)]};
   }
 
   // Runs the work on both, its scores multiplied by `steepness`, and compares outputs and log-sum-exps.

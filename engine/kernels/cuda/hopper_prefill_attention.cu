@@ -1,54 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block is two producing warps and two consuming warpgroups. There is one a multiprocessor; it stays and takes items
-// until there are none.
 #include "engine/kernels/cuda/hopper_prefill_attention.h"
 
-#include "engine/kernels/cuda/hopper_prefill_consumer.cuh"
-#include "engine/kernels/cuda/hopper_prefill_producer.cuh"
+#include "engine/kernels/cuda/device.cuh"
+#include "engine/kernels/cuda/hopper_prefill_launch.h"
 #include "engine/kernels/cuda/tensor_maps.cuh"
 
 namespace farspan::kernels::cuda {
 namespace hopper {
 namespace {
-
-template <int kStages>
-__device__ inline void InitRing(uint64_t* full, uint64_t* empty, uint32_t num_readers) {
-  for (int i = 0; i < kStages; ++i) {
-    InitBarrier(&full[i], 1);
-    InitBarrier(&empty[i], num_readers);
-  }
-}
-
-template <int kHeadDim>
-__global__ void __launch_bounds__(kBlockThreads, 1)
-    PrefillKernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap kv_map,
-                  const __grid_constant__ PrefillParams params) {
-#if FARSPAN_HOPPER
-  using Shared = PrefillShared<kHeadDim>;
-  extern __shared__ __align__(kPanelAlignment) uint8_t dynamic_shared[];
-  auto* shared = reinterpret_cast<Shared*>(dynamic_shared);
-  if (threadIdx.x == 0) {
-    InitRing<Shared::kQueryStages>(shared->q_full, shared->q_empty, kConsumerWarps + 1);
-    InitRing<Shared::kKeyStages>(shared->k_full, shared->k_empty, kConsumerWarps);
-    InitRing<Shared::kValueStages>(shared->v_full, shared->v_empty, kConsumerWarps);
-    for (ItemNote& note : shared->items) note.overflowed = false;
-    FenceBarrierInit();
-    PrefetchTensorMap(&q_map);
-    PrefetchTensorMap(&kv_map);
-  }
-  __syncthreads();
-  WaitForPrevious();
-  const int warp = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x) / kWarpThreads, 0);
-  if (warp >= kConsumerWarps) {
-    ReleaseRegistersTo<kProducerRegisters>();
-    if (warp == kConsumerWarps) PrefillProducer<kHeadDim, false>(params, &q_map, &kv_map, shared).Run();
-    if (warp == kConsumerWarps + 1) PrefillProducer<kHeadDim, true>(params, &q_map, &kv_map, shared).Run();
-  } else {
-    TakeRegistersTo<kConsumerRegisters>();
-    PrefillConsumer<kHeadDim>(params.args.common, shared).Run();
-  }
-#endif
-}
 
 // Heads whose keys and values the L2 cache holds together are worked at together, unless so few items are left of the
 // last ones that most blocks would wait for a long one.
@@ -57,7 +16,7 @@ __device__ uint32_t NumSections(const PrefillAttentionArgs& args, int64_t longes
   constexpr int64_t kCachedBytes = int64_t{32} << 20;
   const KvLayerView& cache = args.common.cache;
   const int64_t context_entries = args.lists[longest_tile * args.common.num_heads].num_entries;
-  const int64_t kv_head_bytes = (context_entries + 1) * cache.page_tokens * cache.head_dim * 4;
+  const int64_t kv_head_bytes = (context_entries + 1) * cache.page_tokens * cache.head_dim * 2 * cache.element_bytes();
   const int64_t sections = (cache.num_kv_heads * kv_head_bytes + kCachedBytes - 1) / kCachedBytes;
   if (4 * longest * num_blocks > total * args.common.num_heads) return 1;
   return static_cast<uint32_t>(sections < cache.num_kv_heads ? sections : cache.num_kv_heads);
@@ -93,43 +52,25 @@ __global__ void ScheduleKernel(const __grid_constant__ PrefillAttentionArgs args
   if (rank == 0) schedule->num_sections = NumSections(args, tile, lengths[tile], total, num_blocks);
 }
 
-// Rows of `columns` bf16, read in boxes of a panel's columns by `box_rows` rows.
-bool EncodeRows(const void* data, int64_t columns, int64_t rows, int64_t box_rows, CUtensorMap* map) {
-  const EncodeTiled encode = FindEncodeTiled();
-  if (encode == nullptr) return false;
-  const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride[1] = {static_cast<cuuint64_t>(columns) * 2};
-  const cuuint32_t box[2] = {kPanelColumns, static_cast<cuuint32_t>(box_rows)}, step[2] = {1, 1};
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), size, stride, box, step,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 template <int kHeadDim>
-cudaError_t Launch(const PrefillAttentionArgs& args, PrefillSchedule* schedule, cudaStream_t stream) {
-  const AttentionCommon& common = args.common;
-  const KvLayerView& cache = common.cache;
-  constexpr int64_t kManyRows = int64_t{1} << 31;  // how many q has is unknown; only rows of whole tiles are copied
-  CUtensorMap q_map, kv_map;
-  if (!EncodeRows(common.q, common.num_heads * kHeadDim, kManyRows, kTileQueries, &q_map) ||
-      !EncodeRows(cache.data, kHeadDim, cache.num_pages * cache.num_kv_heads * 2 * cache.page_tokens, cache.page_tokens,
-                  &kv_map)) {
-    return cudaErrorNotSupported;
-  }
-  const size_t shared_bytes = sizeof(PrefillShared<kHeadDim>);
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      PrefillKernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-  if (allowed != cudaSuccess) return allowed;
-  const int64_t num_items = args.num_tiles * common.num_heads;
-  const int64_t num_blocks = CurrentDeviceTraits().num_multiprocessors;
+cudaError_t LaunchScheduled(const PrefillAttentionArgs& args, PrefillSchedule* schedule, cudaStream_t stream) {
   const auto schedulers =
       static_cast<unsigned>(args.num_tiles < kMostOrderedTiles ? args.num_tiles : kMostOrderedTiles);
+  const int64_t num_blocks = CurrentDeviceTraits().num_multiprocessors;
   const cudaError_t scheduled =
       LaunchKernel(ScheduleKernel, dim3(1), dim3(schedulers), 0, stream, args, num_blocks, schedule);
   if (scheduled != cudaSuccess) return scheduled;
-  const dim3 grid(static_cast<unsigned>(num_items < num_blocks ? num_items : num_blocks));
-  return LaunchKernel(PrefillKernel<kHeadDim>, grid, dim3(kBlockThreads), shared_bytes, stream, q_map, kv_map,
-                      PrefillParams{.args = args, .schedule = schedule});
+  switch (args.common.cache.element) {
+    case KvElement::kBf16:
+      return LaunchBf16<kHeadDim>(args, schedule, stream);
+    case KvElement::kF16:
+      return LaunchF16<kHeadDim>(args, schedule, stream);
+    case KvElement::kF8E4M3:
+      return LaunchF8<kHeadDim>(args, schedule, stream);
+    case KvElement::kF32:
+      break;
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -142,7 +83,7 @@ bool HopperPrefillSupports(const PrefillAttentionArgs& args) {
   const KvLayerView& cache = common.cache;
   const int64_t rows = cache.num_pages * cache.num_kv_heads * 2 * cache.page_tokens;
   return CurrentDeviceTraits().runs_hopper_code() && common.activation == Activation::kBf16 &&
-         cache.element == KvElement::kBf16 && (cache.head_dim == 64 || cache.head_dim == 128) &&
+         cache.element != KvElement::kF32 && (cache.head_dim == 64 || cache.head_dim == 128) &&
          (cache.page_tokens == 16 || cache.page_tokens == 32 || cache.page_tokens == 64) &&
          reinterpret_cast<uintptr_t>(common.q) % 16 == 0 && reinterpret_cast<uintptr_t>(common.out) % 16 == 0 &&
          rows < int64_t{1} << 31 && common.rope_dim % 2 == 0 && common.scale > 0 && FindEncodeTiled() != nullptr;
@@ -154,8 +95,8 @@ cudaError_t LaunchHopperPrefillAttention(const PrefillAttentionArgs& args, Works
   }
   if (args.num_tiles == 0) return cudaSuccess;
   auto* schedule = static_cast<hopper::PrefillSchedule*>(workspace.data);
-  return args.common.cache.head_dim == 64 ? hopper::Launch<64>(args, schedule, stream)
-                                          : hopper::Launch<128>(args, schedule, stream);
+  return args.common.cache.head_dim == 64 ? hopper::LaunchScheduled<64>(args, schedule, stream)
+                                          : hopper::LaunchScheduled<128>(args, schedule, stream);
 }
 
 }  // namespace farspan::kernels::cuda

@@ -12,7 +12,8 @@
 
 namespace farspan::kernels::cuda {
 
-// bf16 activations and cache, head_dim 64 or 128, page_tokens 16, 32 or 64, a positive scale, on the current device.
+// bf16 activations, a cache of 16 or 8 bits, head_dim 64 or 128, page_tokens 16, 32 or 64, a positive scale, on the
+// current device. Products are of bf16 where the cache is, else of f16: there queries beyond 65504 count as that.
 bool HopperPrefillSupports(const PrefillAttentionArgs& args);
 
 int64_t HopperPrefillWorkspaceBytes();

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "engine/kernels/args.h"
 #include "engine/kernels/cuda/device.cuh"
@@ -29,9 +30,20 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 
 // Weights are powers of two relative to a shift that follows the greatest score so far with some slack: floats have
 // room for both. The shift moves once a maximum is beyond it by kSlackLog2 or, where maxima are not looked at, once a
-// thread's weights of a tile add up to kGrowth. Beyond kOverflow they may have overflowed on the way.
-inline constexpr float kSlackLog2 = 8.0f;
-inline constexpr float kGrowth = 0x1p16f;
+// thread's weights of a tile add up to kGrowth. Beyond kOverflow they may have overflowed on the way. Weights as f16
+// stay below 2^15, and a maximum's is 2^8 at first, so that those which end as zeros are at most 2^-33 of it.
+template <Operand kOperand>
+struct WeightRange {
+  static constexpr float kLiftLog2 = 0;
+  static constexpr float kSlackLog2 = 8;
+  static constexpr float kGrowth = 0x1p16f;
+};
+template <>
+struct WeightRange<Operand::kF16> {
+  static constexpr float kLiftLog2 = 8;
+  static constexpr float kSlackLog2 = 6;
+  static constexpr float kGrowth = 0x1p15f;
+};
 inline constexpr float kOverflow = 0x1p64f;
 
 __device__ inline float Exp2(float x) {
@@ -40,15 +52,32 @@ __device__ inline float Exp2(float x) {
   return result;
 }
 
-__device__ inline uint32_t PackBf16(float low, float high) {
+// Two neighbouring columns of an operand. To f16, magnitudes beyond 65504 become that.
+template <Operand kOperand>
+__device__ inline uint32_t Pack(float low, float high) {
   uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  if constexpr (kOperand == Operand::kBf16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
   return packed;
 }
 
+__device__ inline float2 UnpackBf16(uint32_t packed) {
+  return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u));
+}
+
+template <Operand kOperand>
+__device__ inline float2 Unpack(uint32_t packed) {
+  if constexpr (kOperand == Operand::kBf16) return UnpackBf16(packed);
+  return __half22float2(*reinterpret_cast<const __half2*>(&packed));
+}
+
 // One thread's share of two queries' softmax.
-template <int kHeadDim>
+template <int kHeadDim, Operand kOperand>
 struct Softmax {
+  using Range = WeightRange<kOperand>;
   float shift[2] = {0, 0};                                  // what scaled scores are relative to, in powers of two
   float limit[2] = {kNegativeInfinity, kNegativeInfinity};  // scaled scores beyond it move the shift
   float denominator[2] = {0, 0};                            // of this thread's columns
@@ -79,9 +108,10 @@ struct Softmax {
       for (int r = 0; r < 2; ++r) {
         decay[r] = 1;
         if (top[r] > limit[r]) {
-          decay[r] = limit[r] == kNegativeInfinity ? 0 : Exp2(shift[r] - top[r]);
-          shift[r] = top[r];
-          limit[r] = top[r] + kSlackLog2;
+          const float to = top[r] - Range::kLiftLog2;
+          decay[r] = limit[r] == kNegativeInfinity ? 0 : Exp2(shift[r] - to);
+          shift[r] = to;
+          limit[r] = top[r] + Range::kSlackLog2;
           denominator[r] *= decay[r];
         }
       }
@@ -99,13 +129,13 @@ struct Softmax {
     Exponentiate(scores, scale_log2, sum);
     denominator[0] += sum[0];
     denominator[1] += sum[1];
-    const bool grows = __any_sync(kWholeWarp, fmaxf(sum[0], sum[1]) > kGrowth);
+    const bool grows = __any_sync(kWholeWarp, fmaxf(sum[0], sum[1]) > Range::kGrowth);
     if (grows) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float top = QuadMax(sum[r]);
         overflowed |= top > kOverflow;
-        const float growth = top > kGrowth ? floorf(log2f(top)) : 0;
+        const float growth = top > Range::kGrowth ? floorf(log2f(top)) - Range::kLiftLog2 : 0;
         decay[r] = Exp2(-growth);
         shift[r] += growth;
         limit[r] += growth;
@@ -140,15 +170,10 @@ struct Softmax {
   }
 };
 
-__device__ __forceinline__ void Pack(const float (&scores)[kScores], uint32_t (&weights)[kScores / 2]) {
-#pragma unroll
-  for (int i = 0; i < kScores / 2; ++i) weights[i] = PackBf16(scores[2 * i], scores[2 * i + 1]);
-}
-
-template <int kHeadDim>
+template <int kHeadDim, KvElement kElement>
 class PrefillConsumer {
  public:
-  using Shared = PrefillShared<kHeadDim>;
+  using Shared = PrefillShared<kHeadDim, kElement>;
 
   __device__ PrefillConsumer(const AttentionCommon& common, Shared* shared)
       : common_(common),
@@ -165,6 +190,7 @@ class PrefillConsumer {
       item_ = shared_.items[q_place_.stage];
       if (item_.num_queries == 0) return;
       q_address_ = SharedAddress(shared_.q[q_place_.stage]) + warpgroup_ * kWarpgroupQueries * kPanelRowBytes;
+      if constexpr (kOperand != Operand::kBf16) ConvertQueries();
       RunItem();
       Release(&shared_.q_empty[q_place_.stage]);
       q_place_.Advance();
@@ -172,10 +198,41 @@ class PrefillConsumer {
   }
 
  private:
-  static constexpr int kFirstTurn = 1;  // named barriers, one a warpgroup
+  static constexpr Operand kOperand = ElementTraits<kElement>::kOperand;
+  // Named barriers, one a warpgroup.
+  static constexpr int kFirstTurn = 1;
+  static constexpr int kFirstConversion = 3;
+
+  // From bf16, in place.
+  __device__ __forceinline__ void ConvertQueries() {
+    constexpr uint32_t kBytes = kWarpgroupQueries * kPanelRowBytes;
+    const uint32_t first = q_address_ + threadIdx.x % kWarpgroupThreads * 16;
+#pragma unroll
+    for (uint32_t panel = 0; panel < kHeadDim / kPanelColumns; ++panel) {
+#pragma unroll
+      for (uint32_t offset = 0; offset < kBytes; offset += kWarpgroupThreads * 16) {
+        const uint32_t at = first + panel * kPanelBytes + offset;
+        uint32_t words[4];
+        LoadShared16(at, words);
+#pragma unroll
+        for (uint32_t& word : words) {
+          const float2 pair = UnpackBf16(word);
+          word = Pack<kOperand>(pair.x, pair.y);
+        }
+        StoreShared16(at, words);
+      }
+    }
+    FenceForAsync();
+    SyncNamed(kFirstConversion + warpgroup_, kWarpgroupThreads);
+  }
+
+  static __device__ __forceinline__ void PackWeights(const float (&scores)[kScores], uint32_t (&weights)[kScores / 2]) {
+#pragma unroll
+    for (int i = 0; i < kScores / 2; ++i) weights[i] = Pack<kOperand>(scores[2 * i], scores[2 * i + 1]);
+  }
 
   __device__ __forceinline__ void RunItem() {
-    Softmax<kHeadDim> softmax;
+    Softmax<kHeadDim, kOperand> softmax;
     softmax.Reset();
     float scores[kScores];
     uint32_t weights[kScores / 2];
@@ -193,7 +250,7 @@ class PrefillConsumer {
       FinishKeys(flags, scores);
       if (softmax.Weigh(scores, scale_log2_)) softmax.Decay();
       bool by_sums = !item_.by_maxima && softmax.Settled();
-      Pack(scores, weights);
+      PackWeights(scores, weights);
       flags = AwaitKeys();
       while ((flags & (kEnd | kTurned)) == 0) {
         SyncNamed(kFirstTurn + warpgroup_, kConsumerThreads);
@@ -215,7 +272,7 @@ class PrefillConsumer {
         HoldRegisters(softmax.out);
         FinishValues();
         if (decays) softmax.Decay();
-        Pack(scores, weights);
+        PackWeights(scores, weights);
       }
       Wait(&shared_.v_full[v_place_.stage], v_place_.parity);
       FenceProducts();
@@ -232,7 +289,8 @@ class PrefillConsumer {
   }
 
   // Weighs a tile; `*by_sums` is whether a look at the maxima can be spared, and is decided anew where it could not.
-  __device__ __forceinline__ bool WeighNext(float (&scores)[kScores], Softmax<kHeadDim>* softmax, bool* by_sums) const {
+  __device__ __forceinline__ bool WeighNext(float (&scores)[kScores], Softmax<kHeadDim, kOperand>* softmax,
+                                            bool* by_sums) const {
     if (*by_sums) return softmax->WeighSettled(scores, scale_log2_);
     const bool decays = softmax->Weigh(scores, scale_log2_);
     *by_sums = !item_.by_maxima && softmax->Settled();
@@ -285,7 +343,7 @@ class PrefillConsumer {
     const uint64_t k = PanelDescriptor(SharedAddress(shared_.k[k_place_.stage]), 16);
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
-      MultiplyRows(scores, q + (ColumnStep(step) >> 4), k + (ColumnStep(step) >> 4), step > 0);
+      MultiplyRows<kOperand>(scores, q + (ColumnStep(step) >> 4), k + (ColumnStep(step) >> 4), step > 0);
     }
   }
 
@@ -293,7 +351,7 @@ class PrefillConsumer {
     const uint64_t v = PanelDescriptor(SharedAddress(shared_.v[v_place_.stage]), kPanelBytes);
 #pragma unroll
     for (int step = 0; step < kTileKeys / 16; ++step) {
-      MultiplyColumns(out, weights + 4 * step, v + (step * 16 * kPanelRowBytes >> 4), true);
+      MultiplyColumns<kOperand>(out, weights + 4 * step, v + (step * 16 * kPanelRowBytes >> 4), true);
     }
   }
 
@@ -315,7 +373,7 @@ class PrefillConsumer {
     FenceProducts();
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
-      MultiplyRows(scores, turned + 4 * step, k + (ColumnStep(step) >> 4), step > 0);
+      MultiplyRows<kOperand>(scores, turned + 4 * step, k + (ColumnStep(step) >> 4), step > 0);
     }
     CommitProducts();
     WaitForProducts<0>();
@@ -344,12 +402,12 @@ class PrefillConsumer {
     const float2 own = *reinterpret_cast<const float2*>(common_.rope_cos_sin + (item_.row + query) * common_.rope_dim +
                                                         int64_t{2} * pair);
     const float turn_cos = cap_turn.x * own.x + cap_turn.y * own.y, turn_sin = cap_turn.y * own.x - cap_turn.x * own.y;
-    const float even = __uint_as_float(packed << 16), odd = __uint_as_float(packed & 0xffff0000u);
-    return PackBf16(even * turn_cos - odd * turn_sin, even * turn_sin + odd * turn_cos);
+    const auto [even, odd] = Unpack<kOperand>(packed);
+    return Pack<kOperand>(even * turn_cos - odd * turn_sin, even * turn_sin + odd * turn_cos);
   }
 
   // Four lanes hold eight neighbouring channels of a query; after the exchange each holds those of every fourth eight.
-  __device__ __forceinline__ void Store(const Softmax<kHeadDim>& softmax) {
+  __device__ __forceinline__ void Store(const Softmax<kHeadDim, kOperand>& softmax) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float sum = softmax.denominator[r];
@@ -366,7 +424,7 @@ class PrefillConsumer {
 #pragma unroll
         for (int block = 0; block < 4; ++block) {
           const float* pair = softmax.out + 4 * (first + block) + 2 * r;
-          words[block] = PackBf16(pair[0] * inverse, pair[1] * inverse);
+          words[block] = Pack<Operand::kBf16>(pair[0] * inverse, pair[1] * inverse);
         }
         ExchangeInQuad(words);
         if (valid) *reinterpret_cast<uint4*>(out + (first + lane_ % 4) * 8) = *reinterpret_cast<uint4*>(words);

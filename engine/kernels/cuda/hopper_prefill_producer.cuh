@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The producing warps of Hopper's prefill attention. One takes items (tile, query head), walks their lists and fills
 // shared memory with queries and with tiles of 128 keys, what each query sees of a tile noted beside it; the other
-// follows with the same tiles of values.
+// follows with the same tiles of values. Tiles of 8-bit elements are raw: PrefillWidener makes operands of them.
 #pragma once
 
 #include "engine/kernels/args.h"
 #include "engine/kernels/cuda/device.cuh"
 #include "engine/kernels/cuda/hopper.cuh"
+#include "engine/kernels/cuda/hopper_prefill_launch.h"
 
 namespace farspan::kernels::cuda::hopper {
 
@@ -15,14 +16,6 @@ inline constexpr int kTileKeys = static_cast<int>(kMaskBlockTokens);
 inline constexpr uint32_t kPanelBytes = kTileKeys * kPanelRowBytes;  // of 128 queries, keys or values
 inline constexpr int kMostTilePages = kTileKeys / 16;
 inline constexpr uint32_t kPanelAlignment = 1024;
-inline constexpr int64_t kMostOrderedTiles = 1024;
-
-// In the workspace, filled by an own kernel before each launch.
-struct PrefillSchedule {
-  unsigned items_taken;                      // beyond each block's first
-  uint32_t num_sections;                     // of the heads, in turn
-  int32_t longest_first[kMostOrderedTiles];  // of up to so many tiles
-};
 
 struct PrefillParams {
   PrefillAttentionArgs args;
@@ -60,8 +53,19 @@ struct ItemNote {
   bool overflowed;  // written by consumers: the item must be repeated
 };
 
+// How elements of the cache become operands of products. 8-bit elements are widened to f16, which holds each.
+template <KvElement kElement>
+struct ElementTraits {
+  static constexpr Operand kOperand = kElement == KvElement::kBf16 ? Operand::kBf16 : Operand::kF16;
+  static constexpr bool kIsRaw = kElement == KvElement::kF8E4M3;
+  static constexpr uint32_t kBytes = kIsRaw ? 1 : 2;
+  // 64 columns of a raw tile's rows lie without a swizzle in the upper half of the panel that they become.
+  static constexpr uint32_t kRowBytes = kPanelColumns * kBytes;
+  static constexpr uint32_t kOffset = kIsRaw ? kPanelBytes / 2 : 0;
+};
+
 // A block's shared memory. Each operand is kHeadDim / 64 panels of 128 rows.
-template <int kHeadDim>
+template <int kHeadDim, KvElement kElement>
 struct PrefillShared {
   static constexpr int kQueryStages = 2;
   static constexpr int kKeyStages = kHeadDim == 128 ? 2 : 4;
@@ -78,6 +82,9 @@ struct PrefillShared {
   uint64_t q_full[kQueryStages], q_empty[kQueryStages];
   uint64_t k_full[kKeyStages], k_empty[kKeyStages];
   uint64_t v_full[kValueStages], v_empty[kValueStages];
+  // Of raw tiles: filled by a producer, and by the widener passed on as full.
+  uint64_t k_raw[kKeyStages], v_raw[kValueStages];
+  bool ends[2];  // keys, values: the stage after the last tile is raw, and there are no more
 };
 
 // A place in a ring of stages, and the parity of the phase in which it is filled.
@@ -94,10 +101,10 @@ struct RingPlace {
 };
 
 // Runs in one whole warp: with kValues in the one that follows.
-template <int kHeadDim, bool kValues>
+template <int kHeadDim, KvElement kElement, bool kValues>
 class PrefillProducer {
  public:
-  using Shared = PrefillShared<kHeadDim>;
+  using Shared = PrefillShared<kHeadDim, kElement>;
 
   __device__ PrefillProducer(const PrefillParams& params, const CUtensorMap* q_map, const CUtensorMap* kv_map,
                              Shared* shared)
@@ -119,6 +126,7 @@ class PrefillProducer {
   }
 
  private:
+  using Traits = ElementTraits<kElement>;
   static constexpr int kStages = kValues ? Shared::kValueStages : Shared::kKeyStages;
 
   __device__ void Lead() {
@@ -142,6 +150,7 @@ class PrefillProducer {
       shared_.items[q_place_.stage].num_queries = 0;
       Arrive(&shared_.q_full[q_place_.stage]);
     }
+    EndTiles();
   }
 
   __device__ unsigned NumItems() const { return static_cast<unsigned>(args_.num_tiles * args_.common.num_heads); }
@@ -169,7 +178,7 @@ class PrefillProducer {
     for (;;) {
       Wait(&shared_.q_full[q_place_.stage], q_place_.parity);
       const ItemNote& note = shared_.items[q_place_.stage];
-      if (note.num_queries == 0) return;
+      if (note.num_queries == 0) return EndTiles();
       TakeItem(note.index);
       __syncwarp();
       if (lane_ == 0) Arrive(&shared_.q_empty[q_place_.stage]);
@@ -302,7 +311,11 @@ class PrefillProducer {
   __device__ uint32_t Operand() const {
     return SharedAddress(kValues ? shared_.v[place_.stage] : shared_.k[place_.stage]);
   }
-  __device__ uint64_t* Full() const { return kValues ? &shared_.v_full[place_.stage] : &shared_.k_full[place_.stage]; }
+  // What a stage that is filled is told to.
+  __device__ uint64_t* Full() const {
+    if constexpr (Traits::kIsRaw) return kValues ? &shared_.v_raw[place_.stage] : &shared_.k_raw[place_.stage];
+    return kValues ? &shared_.v_full[place_.stage] : &shared_.k_full[place_.stage];
+  }
 
   __device__ void AwaitStage() const {
     Wait(kValues ? &shared_.v_empty[place_.stage] : &shared_.k_empty[place_.stage], place_.parity ^ 1);
@@ -316,11 +329,11 @@ class PrefillProducer {
     AwaitStage();
     if constexpr (!kValues) NotePages(entry, mine, rank, num_pages);
     uint64_t* full = Full();
-    if (lane_ == 0) ArriveExpecting(full, Shared::kOperandBytes);
+    if (lane_ == 0) ArriveExpecting(full, Shared::kOperandBytes / 2 * Traits::kBytes);
     __syncwarp();
     const int end = !mine ? 0 : rank + 1 < num_pages ? rank + 1 : tile_pages_;
     for (int place = rank; place < end; ++place) {
-      const uint32_t to = Operand() + static_cast<uint32_t>(place * page_tokens_) * kPanelRowBytes;
+      const uint32_t to = Operand() + Traits::kOffset + static_cast<uint32_t>(place * page_tokens_) * Traits::kRowBytes;
       for (uint32_t panel = 0; panel < kHeadDim / kPanelColumns; ++panel) {
         CopyBox(kv_map_, static_cast<int>(panel * kPanelColumns), PlaneRow(entry), to + panel * kPanelBytes, full);
       }
@@ -396,12 +409,15 @@ class PrefillProducer {
   // Rows that are none become zeros: a value that no query sees must not be infinite or NaN, for it is multiplied by
   // zero.
   __device__ void CopyTokens(const int32_t* source_rows) {
-    constexpr int kPieces = kHeadDim / 8;
-    const auto* cache = static_cast<const uint16_t*>(args_.common.cache.data);
+    constexpr int kSourceBytes = kHeadDim * Traits::kBytes, kPieces = kSourceBytes / 16;
+    constexpr int kPanelPieces = Traits::kRowBytes / 16;
+    const auto* cache = static_cast<const uint8_t*>(args_.common.cache.data);
     for (int i = lane_; i < kTileKeys * kPieces; i += kWarpThreads) {
-      const int key = i / kPieces, piece = i % kPieces, source = source_rows[key];
-      CopyOrZero16(Operand() + piece / 8 * kPanelBytes + PanelOffset(key, piece % 8),
-                   cache + int64_t{source < 0 ? 0 : source} * kHeadDim + piece * 8, source >= 0);
+      const int key = i / kPieces, panel = i % kPieces / kPanelPieces, piece = i % kPanelPieces;
+      const int source = source_rows[key];
+      const uint32_t offset = Traits::kIsRaw ? key * Traits::kRowBytes + piece * 16 : PanelOffset(key, piece);
+      CopyOrZero16(Operand() + panel * kPanelBytes + Traits::kOffset + offset,
+                   cache + int64_t{source < 0 ? 0 : source} * kSourceBytes + i % kPieces * 16, source >= 0);
     }
     WaitForCopies();
     FenceForAsync();
@@ -416,6 +432,16 @@ class PrefillProducer {
       Arrive(Full());
     }
     place_.Advance();
+  }
+
+  __device__ void EndTiles() {
+    if constexpr (Traits::kIsRaw) {
+      AwaitStage();
+      if (lane_ == 0) {
+        shared_.ends[kValues] = true;
+        Arrive(Full());
+      }
+    }
   }
 
   const PrefillAttentionArgs& args_;

@@ -53,7 +53,8 @@ class CudaOpTimer {
   }
 
   cudaError_t Collect() {
-    for (size_t i = 0; i < std::exchange(num_used_, 0); ++i) {
+    const size_t num_spans = std::exchange(num_used_, 0);
+    for (size_t i = 0; i < num_spans; ++i) {
       float milliseconds = 0;
       const cudaError_t error = cudaEventElapsedTime(&milliseconds, spans_[i].begin, spans_[i].end);
       if (error != cudaSuccess) return error;

@@ -245,10 +245,6 @@ absl::Status DeviceCudaBackend::TakeWorkspace() {
 }
 
 absl::Status DeviceCudaBackend::Prepare(const ModelShape& shape, const StepLimits& limits) {
-  if (shape.kv_dtype != KvDtype::kBf16 && shape.kv_dtype != KvDtype::kF32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("kv_cache_dtype: must be bf16 or f32 on ", name_, ", got ", KvDtypeName(shape.kv_dtype)));
-  }
   if (step_memory_.size_bytes() == 0) {
     const int64_t step_bytes = StepArrayBytes(shape, limits);
     FARSPAN_RETURN_IF_ERROR(AllocationStatus(

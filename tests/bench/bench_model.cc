@@ -3,12 +3,19 @@
 // over KV pages that a generator has filled, so that decoding at any depth needs no prefill.
 //
 //   farspan-bench-model --model random:llama-3.1-8b|PATH [--device auto|cpu|cuda:N] [--threads N]
-//                       [--attention 'quest { }']... [--batch N,...] [--context N,...] [--steps N] [--cold]
-//                       [--prefill N,...] [--depth N] [--chunk N] [--kv-cache-dtype T] [--block-size N] [--json]
+//                       [--attention 'quest { }']... [--batch N,...] [--context N,...] [--steps N] [--warmups N]
+//                       [--prefill N,...] [--depth N] [--chunk N] [--decode-after N] [--kv-cache-dtype T]
+//                       [--block-size N] [--cold] [--memory] [--json]
 //
 // A decode step is Forward and a greedy Draw of `batch` sequences, each with `context` tokens of its own, its query
-// included. A prefill computes N tokens behind `depth` filled ones in chunks, to the first token. Medians, with the
-// smallest and the largest. With --cold, 256 MiB are copied before each step, which pushes everything out of caches.
+// included; no context is 0. A prefill computes N tokens behind `depth` filled ones in chunks, to the first token, and
+// says at which rate attention ran, causal operations counted as half; --decode-after measures that many steps behind
+// it. Medians, with the smallest and the largest. With --cold, 256 MiB are copied before each step, which pushes
+// everything out of caches. --memory shows what is held of each kind beside what the model's shape says.
+//
+// A context of a million tokens, most of it filled by the generator:
+//   --model random:llama-3.1-8b,context=1048576 --kv-cache-dtype fp8 --context 0 --depth 982976 --prefill 65536
+//   --chunk 8192 --decode-after 64 --warmups 0 --steps 1 --memory
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -24,6 +31,7 @@
 #include "absl/strings/str_split.h"
 #include "engine/attention/registry.h"
 #include "engine/backend/device.h"
+#include "engine/backend/memory_text.h"
 #include "engine/base/check.h"
 #include "engine/base/math.h"
 #include "engine/batch_builder.h"
@@ -51,13 +59,15 @@ T Require(absl::StatusOr<T> value) {
 }
 
 struct Options {
-  std::map<std::string, std::string> text = {{"model", ""},    {"device", "auto"},  {"threads", "2"},
-                                             {"batch", "1"},   {"context", "1024"}, {"steps", "9"},
-                                             {"prefill", ""},  {"depth", "0"},      {"kv-cache-dtype", "bf16"},
-                                             {"chunk", "512"}, {"block-size", "0"}};
+  std::map<std::string, std::string> text = {{"model", ""},        {"device", "auto"},  {"threads", "2"},
+                                             {"batch", "1"},       {"context", "1024"}, {"steps", "9"},
+                                             {"prefill", ""},      {"depth", "0"},      {"kv-cache-dtype", "bf16"},
+                                             {"chunk", "512"},     {"block-size", "0"}, {"warmups", "2"},
+                                             {"decode-after", "0"}};
   std::vector<std::string> attention;
   bool cold = false;
   bool json = false;
+  bool memory = false;
 
   std::vector<int64_t> numbers(const std::string& name) const {
     std::vector<int64_t> values;
@@ -76,8 +86,8 @@ Options ParseOptions(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--json" || flag == "--cold") {
-      (flag == "--json" ? options.json : options.cold) = true;
+    if (flag == "--json" || flag == "--cold" || flag == "--memory") {
+      (flag == "--json" ? options.json : flag == "--cold" ? options.cold : options.memory) = true;
     } else if (flag == "--attention" && i + 1 < argc) {
       options.attention.emplace_back(argv[++i]);
     } else {
@@ -116,7 +126,15 @@ using Policy = std::shared_ptr<const AttentionPolicy>;
 
 struct Measurement {
   double median_ms = 0, least_ms = 0, most_ms = 0;
+  double attention_ms = 0, attention_tflops = 0;  // of a prefill; the rate where every query reads all before it
 };
+
+Measurement MeasurementOf(std::vector<double> milliseconds) {
+  std::sort(milliseconds.begin(), milliseconds.end());
+  return {.median_ms = milliseconds[milliseconds.size() / 2],
+          .least_ms = milliseconds.front(),
+          .most_ms = milliseconds.back()};
+}
 
 // A device with a model and filled pages.
 class Bench {
@@ -151,15 +169,19 @@ class Bench {
 
   Measurement Decode(const AttentionPolicy& policy, int64_t batch_size, int64_t context) {
     const std::vector<BlockTable> tables = TakePages(batch_size, context);
-    ForwardBatch batch;
-    for (int64_t i = 0; i < batch_size; ++i) {
-      const TokenRange query = {.begin = context - 1, .end = context};
-      const AttentionPlan plan = policy.Plan({.queries = query, .prompt_tokens = context - 1});
-      AppendDecodeAttention(plan, i, query, tables[static_cast<size_t>(i)], model_->shape(), &batch);
-      AppendRow(context - 1, tables[static_cast<size_t>(i)], &batch);
-      batch.logit_rows.push_back(i);
-    }
+    const ForwardBatch batch = DecodeBatch(policy, tables, context, context - 1);
     return Measure([&] { Step(batch); });
+  }
+
+  // Steps one after the other behind a prefill.
+  Measurement DecodeAfter(const AttentionPolicy& policy, int64_t prompt_tokens, int64_t num_steps) {
+    const std::vector<BlockTable> tables = TakePages(1, prompt_tokens + num_steps);
+    std::vector<double> milliseconds;
+    for (int64_t step = 1; step <= num_steps; ++step) {
+      const ForwardBatch batch = DecodeBatch(policy, tables, prompt_tokens + step, prompt_tokens);
+      milliseconds.push_back(Timed([&] { Step(batch); }));
+    }
+    return MeasurementOf(std::move(milliseconds));
   }
 
   // The whole prompt, its chunks one after the other, to the first token.
@@ -167,23 +189,71 @@ class Bench {
     const int64_t end = depth + prompt_tokens;
     const std::vector<BlockTable> tables = TakePages(1, end);
     std::vector<ForwardBatch> batches;
+    bool is_dense = true;
     for (int64_t begin = depth; begin < end; begin += chunk) {
       const TokenRange queries = {.begin = begin, .end = std::min(end, begin + chunk)};
       ForwardBatch& batch = batches.emplace_back();
       const AttentionPlan plan = policy.Plan({.queries = queries, .prompt_tokens = end});
+      is_dense &= plan.reads.size() == 1 && plan.left_window_tokens == kUnboundedTokens;
       AppendPrefillAttention(plan, queries, tables[0], model_->shape(), &batch);
       for (int64_t position = queries.begin; position < queries.end; ++position) AppendRow(position, tables[0], &batch);
       if (queries.end == end) batch.logit_rows.push_back(queries.size() - 1);
     }
-    return Measure([&] {
+    const SteadyDuration before = backend()->OpTime(TimedOp::kPrefillAttention);
+    Measurement measured = Measure([&] {
       for (const ForwardBatch& batch : batches) Step(batch);
     });
+    const std::chrono::duration<double, std::milli> attention = backend()->OpTime(TimedOp::kPrefillAttention) - before;
+    const auto num_runs = static_cast<double>(options_.number("warmups") + NumSteps());
+    measured.attention_ms = attention.count() / num_runs;
+    const ModelShape& shape = model_->shape();
+    const auto keys = static_cast<double>(prompt_tokens) * (static_cast<double>(depth + end) / 2);
+    const double operations = 4 * keys * static_cast<double>(shape.head_dim * shape.num_heads * shape.num_layers);
+    if (is_dense && measured.attention_ms > 0) measured.attention_tflops = operations / measured.attention_ms / 1e9;
+    return measured;
+  }
+
+  // What is held, and of what the shape decides also what it should be.
+  void PrintMemory() const {
+    const ModelShape& shape = model_->shape();
+    const int64_t page_bytes =
+        shape.page_tokens * shape.num_layers * shape.num_kv_heads * 2 * shape.head_dim * KvElementBytes(shape.kv_dtype);
+    const int64_t formulas[kNumMemoryKinds] = {model_->info().weight_bytes, kv_->num_pages() * page_bytes,
+                                               kv_->num_pages() * KvCache::SideDataBytesPerPage(shape, Features()), -1,
+                                               -1};
+    for (int i = 0; i < kNumMemoryKinds; ++i) {
+      const auto kind = static_cast<MemoryKind>(i);
+      std::printf("memory  %-24s %15lld bytes", std::string(MemoryKindName(kind)).c_str(),
+                  static_cast<long long>(backend()->MemoryBytes(kind)));
+      if (formulas[i] >= 0) std::printf(", by the shape %15lld", static_cast<long long>(formulas[i]));
+      std::printf("\n");
+    }
+    std::printf("memory  %-24s %15lld bytes; pages of %lld tokens in %s: %lld\n", "all",
+                static_cast<long long>(HeldBytes(*backend())), static_cast<long long>(shape.page_tokens),
+                KvDtypeName(shape.kv_dtype), static_cast<long long>(kv_->num_pages()));
+    std::fflush(stdout);
   }
 
   std::string_view backend_name() const { return device_.backend->name(); }
 
  private:
   static constexpr int64_t kColdBytes = int64_t{256} << 20;
+
+  // A row a table, whose query is the last of `context` tokens.
+  ForwardBatch DecodeBatch(const AttentionPolicy& policy, const std::vector<BlockTable>& tables, int64_t context,
+                           int64_t prompt_tokens) const {
+    ForwardBatch batch;
+    for (size_t i = 0; i < tables.size(); ++i) {
+      const TokenRange query = {.begin = context - 1, .end = context};
+      const AttentionPlan plan = policy.Plan({.queries = query, .prompt_tokens = prompt_tokens});
+      AppendDecodeAttention(plan, static_cast<int64_t>(i), query, tables[i], model_->shape(), &batch);
+      AppendRow(context - 1, tables[i], &batch);
+      batch.logit_rows.push_back(static_cast<int64_t>(i));
+    }
+    return batch;
+  }
+
+  int64_t NumSteps() const { return std::max<int64_t>(options_.number("steps"), 1); }
 
   Backend* backend() const { return device_.backend.get(); }
   double Gigabytes(MemoryKind kind) const { return static_cast<double>(backend()->MemoryBytes(kind)) / 1e9; }
@@ -215,7 +285,8 @@ class Bench {
       }
     }
     for (const int64_t prefill : options_.numbers("prefill")) {
-      pages = std::max(pages, CeilDiv(options_.number("depth") + prefill, shape.page_tokens));
+      const int64_t tokens = options_.number("depth") + prefill + options_.number("decode-after");
+      pages = std::max(pages, CeilDiv(tokens, shape.page_tokens));
     }
     return pages;
   }
@@ -259,21 +330,24 @@ class Bench {
     for (const DrawResult& result : Require(model_->Draw(draws))) Require(result.status());
   }
 
+  static double Timed(const std::function<void()>& step) {
+    const SteadyTime begin = Clock::Real()->Now();
+    step();
+    const std::chrono::duration<double, std::milli> elapsed = Clock::Real()->Now() - begin;
+    return elapsed.count();
+  }
+
   Measurement Measure(const std::function<void()>& step) {
-    constexpr int kWarmups = 2;
     std::vector<double> milliseconds;
-    for (int64_t i = -kWarmups; i < std::max<int64_t>(options_.number("steps"), 1); ++i) {
+    for (int64_t i = -options_.number("warmups"); i < NumSteps(); ++i) {
       if (options_.cold) {
         backend()->CopyBytes(cold_to_->data(), cold_from_->data(), kColdBytes);
         Require(backend()->Wait(backend()->Submit()));
       }
-      const SteadyTime begin = Clock::Real()->Now();
-      step();
-      const std::chrono::duration<double, std::milli> elapsed = Clock::Real()->Now() - begin;
-      if (i >= 0) milliseconds.push_back(elapsed.count());
+      const double elapsed = Timed(step);
+      if (i >= 0) milliseconds.push_back(elapsed);
     }
-    std::sort(milliseconds.begin(), milliseconds.end());
-    return {milliseconds[milliseconds.size() / 2], milliseconds.front(), milliseconds.back()};
+    return MeasurementOf(std::move(milliseconds));
   }
 
   const Options& options_;
@@ -288,17 +362,23 @@ void Print(const Options& options, const Bench& bench, const std::string& what, 
            int64_t batch, int64_t tokens, int64_t depth, const Measurement& measured) {
   const char* format = options.json
                            ? "{\"backend\":\"%s\",\"what\":\"%s\",\"attention\":\"%s\",\"batch\":%lld,\"tokens\":%lld,"
-                             "\"depth\":%lld,\"cold\":%d,\"median_ms\":%.4f,\"least_ms\":%.4f,\"most_ms\":%.4f}\n"
-                           : "%s %-7s %-40s batch %4lld tokens %8lld depth %8lld cold %d: %10.3f ms (%.3f to %.3f)\n";
+                             "\"depth\":%lld,\"cold\":%d,\"median_ms\":%.4f,\"least_ms\":%.4f,\"most_ms\":%.4f"
+                           : "%s %-7s %-40s batch %4lld tokens %8lld depth %8lld cold %d: %10.3f ms (%.3f to %.3f)";
   std::printf(format, std::string(bench.backend_name()).c_str(), what.c_str(), attention.c_str(),
               static_cast<long long>(batch), static_cast<long long>(tokens), static_cast<long long>(depth),
               options.cold ? 1 : 0, measured.median_ms, measured.least_ms, measured.most_ms);
+  if (measured.attention_ms > 0) {
+    std::printf(options.json ? ",\"attention_ms\":%.4f,\"attention_tflops\":%.2f" : ", attention %.3f ms, %.1f TFLOP/s",
+                measured.attention_ms, measured.attention_tflops);
+  }
+  std::printf(options.json ? "}\n" : "\n");
   std::fflush(stdout);
 }
 
 int Main(int argc, char** argv) {
   const Options options = ParseOptions(argc, argv);
   Bench bench(options);
+  if (options.memory) bench.PrintMemory();
   for (const std::string& attention : options.attention) {
     const Policy policy = bench.MakePolicy(attention);
     for (const int64_t batch : options.numbers("batch")) {
@@ -311,6 +391,10 @@ int Main(int argc, char** argv) {
       const int64_t depth = options.number("depth");
       Print(options, bench, "prefill", attention, 1, prefill, depth,
             bench.Prefill(*policy, prefill, depth, options.number("chunk")));
+      if (const int64_t num_steps = options.number("decode-after"); num_steps > 0) {
+        Print(options, bench, "decode", attention, 1, num_steps, depth + prefill,
+              bench.DecodeAfter(*policy, depth + prefill, num_steps));
+      }
     }
   }
   return 0;

@@ -261,9 +261,11 @@ class Bench {
   void LoadWeights() {
     const std::string& name = options_.text.at("model");
     const int64_t page_tokens = options_.number("block-size");
-    int64_t rows = options_.text.at("prefill").empty() ? 1 : options_.number("chunk");
-    for (const int64_t batch : options_.numbers("batch")) rows = std::max(rows, batch);
-    const ModelOptions model_options = {.max_batch_rows = rows,
+    int64_t sequences = 1;
+    for (const int64_t batch : options_.numbers("batch")) sequences = std::max(sequences, batch);
+    const int64_t chunk = options_.text.at("prefill").empty() ? 1 : options_.number("chunk");
+    const ModelOptions model_options = {.max_batch_rows = std::max(chunk, sequences),
+                                        .max_sequences = sequences,
                                         .page_tokens = page_tokens > 0 ? page_tokens : device_.default_page_tokens,
                                         .kv_dtype = DtypeOf(options_.text.at("kv-cache-dtype"))};
     model_ = IsRandomModelName(name) ? Require(LoadModel(Require(ParseRandomModelName(name)), backend(), model_options))

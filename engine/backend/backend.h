@@ -114,6 +114,12 @@ class Backend {
   virtual void DecodeAttention(const kernels::DecodeAttentionArgs& args) = 0;
   virtual void PrefillAttention(const kernels::PrefillAttentionArgs& args) = 0;
 
+  // Scores of keys, and attention in parts: for policies that weigh tokens, and that read a context by several ops.
+  virtual void KeyScores(const kernels::KeyScoresArgs& args) = 0;
+  virtual void DecodeStates(const kernels::DecodeStatesArgs& args) = 0;
+  virtual void MergeStates(const kernels::MergeStatesArgs& args) = 0;
+  virtual void CompactTokens(const kernels::CompactTokensArgs& args) = 0;
+
   // Whether Draw runs here; where not, tokens are drawn on the host.
   virtual bool draws() const = 0;
   // At most kMaxDrawRows. `args.drawn` is null: what was drawn lies in host memory, readable from the step's completion

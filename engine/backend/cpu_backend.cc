@@ -131,7 +131,13 @@ class HostCpuBackend final : public Backend {
     RunOp(table_.fill_key_bounds, args);
   }
   void SelectBlocks(const kernels::SelectBlocksArgs& args) override;
-  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
+  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override { RunDecode(args, table_.decode_merge, {}); }
+  void KeyScores(const kernels::KeyScoresArgs& args) override { RunOp(table_.key_scores, args); }
+  void DecodeStates(const kernels::DecodeStatesArgs& args) override {
+    RunDecode(args.attention, table_.decode_states, args.states);
+  }
+  void MergeStates(const kernels::MergeStatesArgs& args) override { RunOp(table_.merge_states, args); }
+  void CompactTokens(const kernels::CompactTokensArgs& args) override;
 
   bool draws() const override { return false; }
   const kernels::DrawnRow* Draw(const kernels::DrawArgs&) override {
@@ -170,6 +176,8 @@ class HostCpuBackend final : public Backend {
     return true;
   }
 
+  void RunDecode(const kernels::DecodeAttentionArgs& args, const KernelOp<kernels::DecodePass>& merge,
+                 const kernels::SoftmaxStates& states);
   void Norm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t width, float* out) {
     RunOp(table_.rms_norm,
           kernels::RmsNormArgs{
@@ -272,7 +280,23 @@ void HostCpuBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {
   RunOp(table_.pick_blocks, pass);
 }
 
-void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
+void HostCpuBackend::CompactTokens(const kernels::CompactTokensArgs& args) {
+  RunOp(table_.compact_tokens, args);
+  if (args.bounds.data == nullptr) return;
+  const int64_t run_tokens = kernels::KeyBoundsTokens(args.cache.page_tokens);
+  std::vector<kernels::KeyRun> runs;
+  for (int64_t token = 0; token + run_tokens <= args.num_tokens; token += run_tokens) {
+    runs.push_back({.page = args.pages[token / args.cache.page_tokens],
+                    .run = static_cast<int32_t>(token % args.cache.page_tokens / run_tokens)});
+  }
+  RunOp(table_.fill_key_bounds, kernels::FillKeyBoundsArgs{.cache = args.cache,
+                                                           .bounds = args.bounds,
+                                                           .runs = runs.data(),
+                                                           .num_runs = static_cast<int64_t>(runs.size())});
+}
+
+void HostCpuBackend::RunDecode(const kernels::DecodeAttentionArgs& args, const KernelOp<kernels::DecodePass>& merge,
+                               const kernels::SoftmaxStates& states) {
   const OpClock::Scope scope(TimedOp::kDecodeAttention, &clock_);
   kernels::PlanDecodeSplits(args, &decode_splits_);
   const int64_t num_splits = static_cast<int64_t>(decode_splits_.splits.size());
@@ -284,9 +308,10 @@ void HostCpuBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
       .num_splits = num_splits,
       .first_split = decode_splits_.first_split.data(),
       .partials = static_cast<float*>(decode_partials_.data()),
+      .states = states,
   };
   RunOp(table_.decode_partials, pass);
-  RunOp(table_.decode_merge, pass);
+  RunOp(merge, pass);
 }
 
 absl::StatusOr<const KernelTable*> TableOf(CpuIsa isa) {

@@ -29,9 +29,12 @@
 namespace farspan {
 namespace {
 
+using kernels::cuda::LaunchCompactTokens;
 using kernels::cuda::LaunchEmbed;
 using kernels::cuda::LaunchFillKeyBounds;
 using kernels::cuda::LaunchFillRandom;
+using kernels::cuda::LaunchKeyScores;
+using kernels::cuda::LaunchMergeStates;
 using kernels::cuda::LaunchPackTiles;
 using kernels::cuda::LaunchRopeTable;
 
@@ -151,7 +154,13 @@ class DeviceCudaBackend final : public Backend {
     if (Ready()) Timed(TimedOp::kDecodeSelection, "key bounds", [&] { return LaunchFillKeyBounds(args, stream_); });
   }
   void SelectBlocks(const kernels::SelectBlocksArgs& args) override;
-  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override;
+  void DecodeAttention(const kernels::DecodeAttentionArgs& args) override { RunDecode({.attention = args}); }
+  void KeyScores(const kernels::KeyScoresArgs& args) override { Launch("key scores", LaunchKeyScores, args); }
+  void DecodeStates(const kernels::DecodeStatesArgs& args) override { RunDecode(args); }
+  void MergeStates(const kernels::MergeStatesArgs& args) override { Launch("merge states", LaunchMergeStates, args); }
+  void CompactTokens(const kernels::CompactTokensArgs& args) override {
+    Launch("compact tokens", LaunchCompactTokens, args);
+  }
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) override;
 
   bool draws() const override { return true; }
@@ -201,6 +210,8 @@ class DeviceCudaBackend final : public Backend {
   void Launch(const char* what, cudaError_t (*launch)(const Args&, cudaStream_t), const Args& args) {
     if (Ready()) Check(what, launch(args, stream_));
   }
+  // Attention, or the states of it where `args.states` has places.
+  void RunDecode(const kernels::DecodeStatesArgs& args);
   template <typename Launching>
   void Timed(TimedOp op, const char* what, const Launching& launch) {
     Check(what, graphs_.recording() ? launch() : timer_.Time(op, stream_, launch));
@@ -294,7 +305,8 @@ const kernels::DrawnRow* DeviceCudaBackend::Draw(const kernels::DrawArgs& args) 
   return drawn_.get();
 }
 
-void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args) {
+void DeviceCudaBackend::RunDecode(const kernels::DecodeStatesArgs& states_args) {
+  const kernels::DecodeAttentionArgs& args = states_args.attention;
   if (!Ready()) return;
   FARSPAN_CHECK(decode_workspace_ != nullptr, "decode attention before Prepare");
   const kernels::cuda::Workspace workspace = {decode_workspace_->data(), decode_workspace_->size_bytes()};
@@ -304,7 +316,7 @@ void DeviceCudaBackend::DecodeAttention(const kernels::DecodeAttentionArgs& args
       part.rows += first;
       part.lists += first * args.common.cache.num_kv_heads;
       part.num_rows = std::min(args.num_rows - first, kMaxDecodeRows);
-      const cudaError_t error = kernels::cuda::LaunchDecodeAttention(part, workspace, stream_);
+      const cudaError_t error = kernels::cuda::LaunchDecodeStates({part, states_args.states}, workspace, stream_);
       if (error != cudaSuccess) return error;
     }
     return cudaSuccess;

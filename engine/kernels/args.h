@@ -465,10 +465,48 @@ struct DecodeAttentionArgs {
   int64_t num_rows;
 };
 
+// What query heads have seen of one part of what they read: states of several parts merge to the output over all. A
+// head that saw nothing has the maximum -infinity, the sum 0 and zeros.
+struct SoftmaxStates {
+  float* out = nullptr;      // [rows of the batch][num_heads][head_dim], sum of exp(score - maximum) * value
+  float* maximum = nullptr;  // [rows of the batch][num_heads], of the scores
+  float* sum = nullptr;      // [rows of the batch][num_heads], of exp(score - maximum)
+};
+
+// Decode attention that leaves states instead of outputs. common.out is not used.
+struct DecodeStatesArgs {
+  DecodeAttentionArgs attention;
+  SoftmaxStates states;
+};
+
+// The output over all that `num_states` states of each query head saw together, and its log-sum-exp: zero and -infinity
+// where none saw anything. They are added in their order, so that their order alone decides the bits.
+struct MergeStatesArgs {
+  SoftmaxStates states;  // read: num_states of each array, one behind the other
+  int64_t num_states;
+  void* out;   // [num_rows][num_heads][head_dim]
+  float* lse;  // [num_rows][num_heads]; may be null
+  int64_t num_rows;
+  int64_t num_heads;
+  int64_t head_dim;                          // a multiple of 8
+  Activation activation = Activation::kF32;  // of out
+};
+
+// Copies the tokens that each KV head has chosen to pages of their own, keys and values as they are: a key keeps the
+// rotation that it was stored with. Token i of every KV head goes to token i % page_tokens of pages[i / page_tokens];
+// tokens of the last page beyond num_tokens stay as they are.
+struct CompactTokensArgs {
+  KvLayerView cache;
+  KeyBoundsView bounds;   // gets those of the runs and pages that are filled; data may be null
+  const KvSlot* sources;  // [num_kv_heads][num_tokens], none of them in `pages`
+  const int32_t* pages;   // [ceil(num_tokens / page_tokens)], distinct
+  int64_t num_tokens;
+};
+
 // Queries [first_position, first_position + num_queries) of one sequence, inside one absolute-aligned tile.
 struct PrefillTile {
-  int64_t row;  // of the first query; the others follow
-  int64_t num_queries;
+  int64_t row;          // of the first query; the others follow
+  int64_t num_queries;  // at least 1
   int64_t first_position;
   int64_t left_window;
 };

@@ -63,6 +63,10 @@ class FaultyBackend : public Backend {
   void FillKeyBounds(const kernels::FillKeyBoundsArgs& args) override { real_->FillKeyBounds(args); }
   void SelectBlocks(const kernels::SelectBlocksArgs& args) override { real_->SelectBlocks(args); }
   void DecodeAttention(const kernels::DecodeAttentionArgs& args) override { real_->DecodeAttention(args); }
+  void KeyScores(const kernels::KeyScoresArgs& args) override { real_->KeyScores(args); }
+  void DecodeStates(const kernels::DecodeStatesArgs& args) override { real_->DecodeStates(args); }
+  void MergeStates(const kernels::MergeStatesArgs& args) override { real_->MergeStates(args); }
+  void CompactTokens(const kernels::CompactTokensArgs& args) override { real_->CompactTokens(args); }
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) override { real_->PrefillAttention(args); }
 
   bool draws() const override { return real_->draws(); }

@@ -25,6 +25,7 @@ struct DecodePass {
   int64_t num_splits = 0;
   const int64_t* first_split = nullptr;  // [num_rows * num_kv_heads + 1], ascending
   float* partials = nullptr;
+  SoftmaxStates states = {};  // of decode_states
 };
 
 struct DecodeSplits {

@@ -36,6 +36,9 @@ struct KernelTable {
   KernelOp<SelectionPass> pick_blocks;       // scores, which it overwrites, to lists
   KernelOp<DecodePass> decode_partials;      // fills DecodePass::partials; all tasks end before the merge begins
   KernelOp<DecodePass> decode_merge;         // partials to out and lse
+  KernelOp<DecodePass> decode_states;        // partials to states and lse
+  KernelOp<MergeStatesArgs> merge_states;
+  KernelOp<CompactTokensArgs> compact_tokens;  // the tokens alone: the bounds are those of fill_key_bounds
   KernelOp<PrefillAttentionArgs> prefill_attention;
   KernelOp<KeyScoresArgs> key_scores;
 };

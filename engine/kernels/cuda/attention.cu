@@ -207,8 +207,22 @@ __device__ void Merge(const State& other, State* state) {
   }
 }
 
-// A block a (row, query head).
-__global__ void DecodeKernel(DecodeAttentionArgs args) {
+__device__ void StoreState(const AttentionCommon& common, const SoftmaxStates& states, const State& state, int64_t row,
+                           int64_t head) {
+  const int64_t index = row * common.num_heads + head;
+  for (int i = 0; i < NumPairs(common.cache.head_dim); ++i) {
+    const int64_t channel = 2 * (threadIdx.x + static_cast<int64_t>(i) * kWarpThreads);
+    if (channel >= common.cache.head_dim) continue;
+    *reinterpret_cast<float2*>(states.out + index * common.cache.head_dim + channel) = state.out[i];
+  }
+  if (threadIdx.x != 0) return;
+  states.maximum[index] = state.maximum;
+  states.sum[index] = state.denominator;
+  if (common.lse != nullptr) common.lse[index] = state.maximum + logf(state.denominator);
+}
+
+// A block a (row, query head). Leaves states where `states` has places for them.
+__global__ void DecodeKernel(DecodeAttentionArgs args, SoftmaxStates states_out) {
   __shared__ float scores[kWarps][kMaxPageTokens];
   __shared__ State states[kWarps][kWarpThreads];
   const AttentionCommon& common = args.common;
@@ -230,6 +244,7 @@ __global__ void DecodeKernel(DecodeAttentionArgs args) {
   __syncthreads();
   if (threadIdx.y != 0) return;
   for (int warp = 1; warp < kWarps; ++warp) Merge(states[warp][threadIdx.x], &state);
+  if (states_out.out != nullptr) return StoreState(common, states_out, state, row.row, head);
   Finish(common, state, row.row, head);
 }
 
@@ -272,10 +287,15 @@ bool Supported(const AttentionCommon& common) {
 }  // namespace
 
 cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream) {
+  return LaunchPlainDecodeStates({.attention = args}, stream);
+}
+
+cudaError_t LaunchPlainDecodeStates(const DecodeStatesArgs& states_args, cudaStream_t stream) {
+  const DecodeAttentionArgs& args = states_args.attention;
   if (!Supported(args.common)) return cudaErrorInvalidValue;
   if (args.num_rows == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(args.num_rows), static_cast<unsigned>(args.common.num_heads));
-  DecodeKernel<<<grid, dim3(kWarpThreads, kWarps), 0, stream>>>(args);
+  DecodeKernel<<<grid, dim3(kWarpThreads, kWarps), 0, stream>>>(args, states_args.states);
   return cudaGetLastError();
 }
 

@@ -72,7 +72,7 @@ bool Streams(const DecodeAttentionArgs& args) {
          common.rope_dim % 2 == 0 && args.num_rows * cache.num_kv_heads <= kMaxLists;
 }
 
-cudaError_t Stream(const DecodeAttentionArgs& args, const DecodeStates& states, Workspace workspace,
+cudaError_t Stream(const DecodeAttentionArgs& args, const SoftmaxStates& states, Workspace workspace,
                    cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
   const AttentionCommon& common = args.common;
@@ -128,9 +128,9 @@ int64_t DecodeAttentionWorkspaceBytes(int64_t num_rows, int64_t num_heads, int64
   return kCounterBytes + num_rows * num_kv_heads * ListBytes(ModelPlan(num_heads, num_kv_heads, head_dim), group);
 }
 
-cudaError_t LaunchDecodeStates(const DecodeAttentionArgs& args, const DecodeStates& states, Workspace workspace,
-                               cudaStream_t stream) {
-  return Streams(args) ? Stream(args, states, workspace, stream) : cudaErrorInvalidValue;
+cudaError_t LaunchDecodeStates(const DecodeStatesArgs& args, Workspace workspace, cudaStream_t stream) {
+  return Streams(args.attention) ? Stream(args.attention, args.states, workspace, stream)
+                                 : LaunchPlainDecodeStates(args, stream);
 }
 
 cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, Workspace workspace, cudaStream_t stream) {

@@ -17,16 +17,7 @@ int64_t DecodeAttentionWorkspaceBytes(int64_t num_rows, int64_t num_heads, int64
 // theirs become zero.
 cudaError_t LaunchDecodeAttention(const DecodeAttentionArgs& args, Workspace workspace, cudaStream_t stream);
 
-// Softmax states that others are merged with: exp(score - maximum) summed up, and the values weighted by it.
-struct DecodeStates {
-  float* out = nullptr;      // [rows of the batch][num_heads][head_dim]
-  float* maximum = nullptr;  // [rows of the batch][num_heads], minus infinity where nothing was seen
-  float* sum = nullptr;      // [rows of the batch][num_heads]
-};
-
-// The same, leaving states instead of outputs; args.common.out is not used. cudaErrorInvalidValue for what
-// LaunchDecodeAttention would leave to the plain kernel.
-cudaError_t LaunchDecodeStates(const DecodeAttentionArgs& args, const DecodeStates& states, Workspace workspace,
-                               cudaStream_t stream);
+// The same, leaving states instead of outputs.
+cudaError_t LaunchDecodeStates(const DecodeStatesArgs& args, Workspace workspace, cudaStream_t stream);
 
 }  // namespace farspan::kernels::cuda

@@ -39,7 +39,7 @@ struct Plan {
   // Partial states by item: [slot][head tile][row_tiles][8][head_pairs] and [slot][head tile * 8] {maximum, sum}.
   float4* partial_outs = nullptr;
   float2* partial_states = nullptr;
-  DecodeStates states;  // instead of the output, where there are any
+  SoftmaxStates states;  // instead of the output, where there are any
 
   // A list has fewer than 2^26 entries, a batch fewer than 2^31: products with a split's index fit 32 bits. Divisions
   // of 64 bits are calls.

@@ -24,9 +24,13 @@ cudaError_t LaunchRopeTable(const RopeTableArgs& args, cudaStream_t stream);
 cudaError_t LaunchRopeAppend(const RopeAppendArgs& args, cudaStream_t stream);
 cudaError_t LaunchKeyScores(const KeyScoresArgs& args, cudaStream_t stream);
 cudaError_t LaunchFillKeyBounds(const FillKeyBoundsArgs& args, cudaStream_t stream);
+// head_dim at most kMaxHeadDim.
+cudaError_t LaunchMergeStates(const MergeStatesArgs& args, cudaStream_t stream);
+cudaError_t LaunchCompactTokens(const CompactTokensArgs& args, cudaStream_t stream);
 // head_dim at most kMaxHeadDim and even, page_tokens at most kMaxPageTokens; one warp a query at a time: what
 // decode_attention.h falls back to.
 cudaError_t LaunchPlainDecodeAttention(const DecodeAttentionArgs& args, cudaStream_t stream);
+cudaError_t LaunchPlainDecodeStates(const DecodeStatesArgs& args, cudaStream_t stream);
 cudaError_t LaunchPrefillAttention(const PrefillAttentionArgs& args, cudaStream_t stream);
 // The grid depends on num_rows alone: rows beyond a batch's own are idle. Greedy tokens are those of the CPU, others
 // where the uniform does not fall within rounding of a boundary.

@@ -19,6 +19,9 @@ const KernelTable& Avx2Kernels() {
       .pick_blocks = avx2::kPickBlocks,
       .decode_partials = avx2::kDecodePartials,
       .decode_merge = avx2::kDecodeMerge,
+      .decode_states = PortableKernels().decode_states,    // a split's states are few beside its keys
+      .merge_states = PortableKernels().merge_states,      // the same
+      .compact_tokens = PortableKernels().compact_tokens,  // copies memory
       .prefill_attention = avx2::kPrefillAttention,
       .key_scores = PortableKernels().key_scores,  // for analysis and once a prompt, not in every step
   };

@@ -42,8 +42,8 @@ void RunPartials(const DecodePass& pass, int64_t task, void* scratch) {
 
 int64_t NumMergeTasks(const DecodePass& pass) { return pass.args->num_rows; }
 
-// Merges the partials [first, last) of one query head in list order.
-void MergeHead(const DecodePass& pass, int64_t first, int64_t last, int64_t head, float* out, float* lse) {
+// The partials [first, last) of one query head, merged in list order into `out`.
+SoftmaxState MergeHead(const DecodePass& pass, int64_t first, int64_t last, int64_t head, float* out) {
   const AttentionCommon& common = pass.args->common;
   const int64_t head_dim = common.cache.head_dim, stride = DecodePartialFloats(common);
   const int64_t group = DecodeGroup(common);
@@ -60,18 +60,33 @@ void MergeHead(const DecodePass& pass, int64_t first, int64_t last, int64_t head
     merged.denominator += weight * partial[head_dim + 1];
     for (int64_t i = 0; i < head_dim; ++i) out[i] += weight * partial[i];
   }
-  FinishState(merged, head_dim, out, lse);
+  return merged;
 }
 
 void RunMerge(const DecodePass& pass, int64_t task, void*) {
   ForMergedHeads(pass, task, [&](int64_t first, int64_t last, int64_t head, float* out, float* lse) {
-    MergeHead(pass, first, last, head, out, lse);
+    FinishState(MergeHead(pass, first, last, head, out), pass.args->common.cache.head_dim, out, lse);
   });
+}
+
+void RunStates(const DecodePass& pass, int64_t task, void*) {
+  const AttentionCommon& common = pass.args->common;
+  const int64_t group = DecodeGroup(common), num_kv_heads = common.cache.num_kv_heads;
+  for (int64_t i = 0; i < common.num_heads; ++i) {
+    const int64_t index = pass.args->rows[task].row * common.num_heads + i;
+    const int64_t* first_split = pass.first_split + task * num_kv_heads + i / group;
+    float* const out = pass.states.out + index * common.cache.head_dim;
+    const SoftmaxState merged = MergeHead(pass, first_split[0], first_split[1], i % group, out);
+    pass.states.maximum[index] = merged.maximum;
+    pass.states.sum[index] = merged.denominator;
+    if (common.lse != nullptr) common.lse[index] = merged.maximum + std::log(merged.denominator);
+  }
 }
 
 }  // namespace
 
 constinit const KernelOp<DecodePass> kDecodePartials = {NumPartialTasks, PartialScratchBytes, RunPartials};
 constinit const KernelOp<DecodePass> kDecodeMerge = {NumMergeTasks, NoScratch, RunMerge};
+constinit const KernelOp<DecodePass> kDecodeStates = {NumMergeTasks, NoScratch, RunStates};
 
 }  // namespace farspan::kernels::portable

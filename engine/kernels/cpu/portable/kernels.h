@@ -21,6 +21,9 @@ extern const KernelOp<SelectionPass> kPickBlocks;
 extern const KernelOp<KeyScoresArgs> kKeyScores;
 extern const KernelOp<DecodePass> kDecodePartials;
 extern const KernelOp<DecodePass> kDecodeMerge;
+extern const KernelOp<DecodePass> kDecodeStates;
+extern const KernelOp<MergeStatesArgs> kMergeStates;
+extern const KernelOp<CompactTokensArgs> kCompactTokens;
 extern const KernelOp<PrefillAttentionArgs> kPrefillAttention;
 
 // out[i] = dequantised weight[row][i], for all columns.

@@ -19,6 +19,9 @@ const KernelTable& PortableKernels() {
       .pick_blocks = portable::kPickBlocks,
       .decode_partials = portable::kDecodePartials,
       .decode_merge = portable::kDecodeMerge,
+      .decode_states = portable::kDecodeStates,
+      .merge_states = portable::kMergeStates,
+      .compact_tokens = portable::kCompactTokens,
       .prefill_attention = portable::kPrefillAttention,
       .key_scores = portable::kKeyScores,
   };

@@ -176,6 +176,7 @@ void AppendDecodeAttention(const AttentionPlan& plan, int64_t row, TokenRange qu
     const int64_t num_slots = shape.num_kv_heads * kernels::SelectedEntries(selector, pages.page_tokens());
     batch->entries.resize(batch->entries.size() + static_cast<size_t>(num_slots));
     batch->selector_rows.push_back(selector);
+    batch->selector_tables.push_back(pages.identity());
     list = selector.context;
   } else {
     list = AppendList(plan, query, pages, &batch->entries);

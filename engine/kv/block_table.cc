@@ -2,12 +2,18 @@
 #include "engine/kv/block_table.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "engine/base/check.h"
 #include "engine/base/math.h"
 
 namespace farspan {
+
+uint64_t BlockTable::NextIdentity() {
+  static std::atomic<uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
 
 int64_t BlockTable::PagesMissing(int64_t end_token) const {
   return std::max<int64_t>(0, CeilDiv(end_token, page_tokens_) - static_cast<int64_t>(pages_.size()));
@@ -45,6 +51,7 @@ void BlockTable::Replace(int64_t index, PageRef page) {
   PageRef& place = pages_[static_cast<size_t>(index)];
   FARSPAN_CHECK(place && page, "index=", index);
   place = std::move(page);
+  identity_ = NextIdentity();
 }
 
 TokenRange BlockTable::PagesInside(TokenRange tokens) const {
@@ -64,6 +71,7 @@ int64_t BlockTable::Drop(TokenRange tokens) {
     released += page_tokens_;
   }
   MarkDropped({.begin = first, .end = last});
+  identity_ = NextIdentity();
   return released;
 }
 
@@ -71,6 +79,7 @@ void BlockTable::Clear() {
   pages_.clear();
   dropped_run_ = {};
   num_resident_pages_ = 0;
+  identity_ = NextIdentity();
 }
 
 bool BlockTable::resident(int64_t token) const {

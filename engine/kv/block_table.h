@@ -43,12 +43,17 @@ class BlockTable {
   int64_t dropped_tokens() const { return (static_cast<int64_t>(pages_.size()) - num_resident_pages_) * page_tokens_; }
   int64_t num_resident_pages() const { return num_resident_pages_; }
   int64_t page_tokens() const { return page_tokens_; }
+  // Never that of another table, and another one after every change but appended pages: whoever meets an identity again
+  // finds the pages that it saw under it in their places.
+  uint64_t identity() const { return identity_; }
 
  private:
+  static uint64_t NextIdentity();
   // These logical pages are dropped from now on.
   void MarkDropped(TokenRange pages);
 
   const int64_t page_tokens_;
+  uint64_t identity_ = NextIdentity();
   std::vector<PageRef> pages_;  // empty references are dropped pages
   int64_t num_resident_pages_ = 0;
   TokenRange dropped_run_;  // logical pages in a row that are dropped: where the last drop ended, the next goes on

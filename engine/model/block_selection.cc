@@ -13,8 +13,14 @@ void BlockSelection::TakeStaleRuns(const ForwardBatch& batch, KvCache* kv) {
   const int64_t page_tokens = kv->page_tokens(), run_tokens = kernels::KeyBoundsTokens(page_tokens);
   absl::flat_hash_set<std::pair<int64_t, int64_t>> written;
   for (const kernels::KvSlot& slot : batch.kv_slots) written.emplace(slot.page, slot.token / run_tokens);
-  for (const kernels::SelectorRow& row : batch.selector_rows) {
-    for (int64_t token = 0; token < row.num_blocks * row.block_tokens; token += run_tokens) {
+  absl::flat_hash_map<uint64_t, int64_t> filled_tokens;
+  for (size_t i = 0; i < batch.selector_rows.size(); ++i) {
+    const kernels::SelectorRow& row = batch.selector_rows[i];
+    const uint64_t table = i < batch.selector_tables.size() ? batch.selector_tables[i] : 0;
+    const auto seen = filled_tokens_.find(table);
+    const int64_t end = row.num_blocks * row.block_tokens;
+    if (table != 0) filled_tokens[table] = end;
+    for (int64_t token = seen == filled_tokens_.end() ? 0 : seen->second; token < end; token += run_tokens) {
       const auto entry = static_cast<size_t>(row.context.entries_begin + token / page_tokens);
       const kernels::KeyRun run = {.page = batch.entries[entry].page,
                                    .run = static_cast<int32_t>(token % page_tokens / run_tokens)};
@@ -23,6 +29,7 @@ void BlockSelection::TakeStaleRuns(const ForwardBatch& batch, KvCache* kv) {
           .push_back(run);
     }
   }
+  filled_tokens_ = std::move(filled_tokens);
 }
 
 void BlockSelection::Begin(const ForwardBatch& batch, int64_t least_rows, KvCache* kv) {
@@ -49,6 +56,7 @@ void BlockSelection::FillEarlier(int64_t num_layers, const KvCache& kv) {
 }
 
 void BlockSelection::Abandon(KvCache* kv) {
+  filled_tokens_.clear();
   const int64_t run_tokens = kernels::KeyBoundsTokens(kv->page_tokens());
   for (const auto* runs : {&earlier_runs_, &completed_runs_}) {
     for (const kernels::KeyRun& run : *runs) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "engine/backend/backend.h"
 #include "engine/kv/kv_cache.h"
 #include "engine/model/forward_batch.h"
@@ -33,16 +34,20 @@ class BlockSelection {
     kernels::KvEntry* entries = nullptr;  // the batch's
     kernels::KvList* lists = nullptr;     // [decode rows][num_kv_heads]
   };
+  // Whether rows of the pass choose: kernels then write lists.
+  bool chooses() const { return !rows_.empty(); }
   // Enqueues the layer's choice, after its keys are appended. Nothing to do in a batch without selector rows.
   void Choose(const Layer& layer, const KvCache& kv);
 
  private:
+  // Costs what the contexts grew by since the last pass in which they chose.
   void TakeStaleRuns(const ForwardBatch& batch, KvCache* kv);
 
   Backend* const backend_;
   std::vector<kernels::KeyRun> earlier_runs_;    // complete before the pass
   std::vector<kernels::KeyRun> completed_runs_;  // by the pass
   std::vector<kernels::SelectorRow> rows_;
+  absl::flat_hash_map<uint64_t, int64_t> filled_tokens_;  // of the last pass's contexts, by the tables of their pages
   const kernels::KeyRun* staged_runs_ = nullptr;
   const kernels::SelectorRow* staged_rows_ = nullptr;
 };

@@ -23,6 +23,7 @@ struct ForwardBatch {
   // Decode rows that choose what they read in each layer; decode_lists name their whole context for them.
   // Their slots are entries that mean nothing before a layer's choice.
   std::vector<kernels::SelectorRow> selector_rows;
+  std::vector<uint64_t> selector_tables;  // [selector_rows] BlockTable::identity() of the pages, 0 for any
   std::vector<kernels::PrefillTile> prefill_tiles;
   std::vector<kernels::KvList> prefill_lists;  // [prefill_tiles][num_heads]
 

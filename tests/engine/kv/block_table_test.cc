@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <utility>
+
 namespace farspan {
 namespace {
 
@@ -96,6 +98,22 @@ TEST_F(BlockTableTest, ADroppedSharedPageLivesOnInTheOtherTable) {
   table_.Drop({.begin = 0, .end = kPageTokens});
   EXPECT_EQ(pool_.reference_count(id), 1);
   EXPECT_EQ(other.page_of(0), id);
+}
+
+TEST_F(BlockTableTest, AnIdentityOutlastsAppendedPagesAlone) {
+  Append(2);
+  uint64_t identity = table_.identity();
+  Append(1);
+  EXPECT_EQ(table_.identity(), identity);
+  const auto changes = [&] { return std::exchange(identity, table_.identity()) != table_.identity(); };
+  table_.Replace(1, *pool_.Take());
+  EXPECT_TRUE(changes());
+  table_.Drop({.begin = 0, .end = kPageTokens});
+  EXPECT_TRUE(changes());
+  table_.Clear();
+  EXPECT_TRUE(changes());
+  EXPECT_FALSE(changes());
+  EXPECT_NE(BlockTable(kPageTokens).identity(), BlockTable(kPageTokens).identity());
 }
 
 TEST_F(BlockTableTest, ReadingADroppedTokenEndsTheProcess) {

@@ -21,25 +21,12 @@ const ModelShape kShape = {.num_layers = 1,
                            .vocab_size = 8,
                            .page_tokens = kPageTokens};
 
-// Rows of a replay that its policy planned as dense complete runs too: there are more of these than rows that choose.
-TEST(BlockSelectionTest, BoundsAreFilledHoweverFewRowsChoose) {
-  const auto backend = *CpuBackend::Create({.isa = CpuIsa::kPortable});
-  const auto kv = *KvCache::Create(kShape, kPages, backend.get(), PlanFeatures::kKeyBoundsSelector);
-  const kernels::KvLayerView layer = kv->layer(0);
-  backend->FillRandom({.data = layer.data,
-                       .format = kernels::RandomFormat::kBf16,
-                       .num_values = kPages * layer.page_elements(),
-                       .key = 7,
-                       .exponent = 0});
+// A row that picks one of all pages' blocks; its context is the batch's first entries, its slot the one after.
+ForwardBatch OneChoice() {
   ForwardBatch batch;
-  for (int64_t position = 0; position < kPages * kPageTokens; ++position) {
-    batch.kv_slots.push_back(
-        {static_cast<int32_t>(position / kPageTokens), static_cast<int32_t>(position % kPageTokens)});
-  }
   for (int32_t page = 0; page < kPages; ++page) {
     batch.entries.push_back({.page = page, .num_valid = kPageTokens, .position = page * kPageTokens});
   }
-  const int64_t slots_begin = kPages;
   batch.entries.resize(kPages + 1);
   batch.selector_rows.push_back({.row = 0,
                                  .decode_row = 0,
@@ -53,9 +40,27 @@ TEST(BlockSelectionTest, BoundsAreFilledHoweverFewRowsChoose) {
                                  .first_candidate = 0,
                                  .num_candidates = kPages,
                                  .num_picked = 1,
-                                 .slots_begin = slots_begin,
+                                 .slots_begin = kPages,
                                  .dense_layers = {}});
   batch.decode_lists.push_back({0, kPages});
+  return batch;
+}
+
+// Rows of a replay that its policy planned as dense complete runs too: there are more of these than rows that choose.
+TEST(BlockSelectionTest, BoundsAreFilledHoweverFewRowsChoose) {
+  const auto backend = *CpuBackend::Create({.isa = CpuIsa::kPortable});
+  const auto kv = *KvCache::Create(kShape, kPages, backend.get(), PlanFeatures::kKeyBoundsSelector);
+  const kernels::KvLayerView layer = kv->layer(0);
+  backend->FillRandom({.data = layer.data,
+                       .format = kernels::RandomFormat::kBf16,
+                       .num_values = kPages * layer.page_elements(),
+                       .key = 7,
+                       .exponent = 0});
+  ForwardBatch batch = OneChoice();
+  for (int64_t position = 0; position < kPages * kPageTokens; ++position) {
+    batch.kv_slots.push_back(
+        {static_cast<int32_t>(position / kPageTokens), static_cast<int32_t>(position % kPageTokens)});
+  }
   const std::vector<float> q(kHeadDim, 1.0f);
 
   BlockSelection selection(backend.get());
@@ -73,8 +78,43 @@ TEST(BlockSelectionTest, BoundsAreFilledHoweverFewRowsChoose) {
   EXPECT_EQ(std::memcmp(kv->key_bounds(0).data, expected->key_bounds(0).data,
                         static_cast<size_t>(kPages * kv->side_data_bytes_per_page())),
             0);
-  EXPECT_EQ(batch.decode_lists[0].entries_begin, slots_begin);
+  EXPECT_EQ(batch.decode_lists[0].entries_begin, kPages);
   EXPECT_EQ(batch.decode_lists[0].num_entries, 1);
+}
+
+TEST(BlockSelectionTest, BlocksOfATableAreLookedAtOnce) {
+  const auto backend = *CpuBackend::Create({.isa = CpuIsa::kPortable});
+  const auto kv = *KvCache::Create(kShape, kPages, backend.get(), PlanFeatures::kKeyBoundsSelector);
+  BlockSelection selection(backend.get());
+  ForwardBatch batch = OneChoice();
+  batch.selector_tables = {7};
+  batch.selector_rows[0].num_blocks = kPages - 1;
+  const auto is_stale_after = [&](int32_t page) {
+    selection.Begin(batch, 0, kv.get());
+    EXPECT_THAT(backend->Wait(backend->Submit()), IsOk());
+    return kv->TakeStaleKeyBounds({.page = page, .run = 0});
+  };
+  EXPECT_TRUE(is_stale_after(kPages - 1)) << "not among the blocks yet";
+  EXPECT_FALSE(is_stale_after(0));
+
+  const auto grow = [&] {
+    kv->MarkWritten(PageId{0}, 0);
+    kv->MarkWritten(PageId{kPages - 1}, 0);
+    batch.selector_rows[0].num_blocks = kPages;
+  };
+  grow();
+  EXPECT_FALSE(is_stale_after(kPages - 1)) << "a block that came";
+  EXPECT_TRUE(kv->TakeStaleKeyBounds({.page = 0, .run = 0})) << "one that was there, in a table that says it stands";
+
+  grow();
+  batch.selector_tables = {8};
+  EXPECT_FALSE(is_stale_after(0)) << "another table";
+  grow();
+  selection.Abandon(kv.get());
+  EXPECT_FALSE(is_stale_after(0)) << "after a pass that failed";
+  grow();
+  batch.selector_tables.clear();
+  EXPECT_FALSE(is_stale_after(0)) << "a context of no table";
 }
 
 }  // namespace

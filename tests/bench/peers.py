@@ -243,12 +243,13 @@ def main() -> None:
     parser.add_argument("--prefill", type=Path, help="farspan-bench-cuda-hopper-prefill")
     parser.add_argument("--decode", type=Path, help="farspan-bench-cuda-decode")
     options = parser.parse_args()
+    prefill, decode = (path and path.resolve() for path in (options.prefill, options.decode))
     fa3 = "FlashAttention-3" if flash_attn_varlen_func else "no FlashAttention-3"
     print(f"{torch.cuda.get_device_name()}; PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {fa3}")
     print(f"copy {copy_rate():.0f} GB/s\n", flush=True)
-    compare_prefill(options.prefill)
+    compare_prefill(prefill)
     print()
-    compare_decode(options.decode)
+    compare_decode(decode)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def compare_decode(program: Path | None) -> None:
     )
     for shape in DECODE_SHAPES:
         launches = min(64, max(4, 3_000_000_000 // shape.read_bytes))
-        cells = [f"{shape.rows} rows of {shape.tokens // 1024}k"]
+        cells = [f"{shape.rows} row{'s' if shape.rows > 1 else ''} of {shape.tokens // 1024}k"]
         mine = ours.get(shape.name)
         cells.append(f"{mine[0]:.1f} / {mine[1]:.1f}" if mine else "–")
         graphs: list[float | None] = []

@@ -65,8 +65,8 @@ class Backend {
   virtual PlanFeatures caps() const = 0;      // plan features that this device runs
   // The element of the values that its ops hand each other.
   virtual kernels::Activation activation() const = 0;
-  // Whether quantised weights are to come as tiles; else they stay blocks.
-  virtual bool wants_tiles() const { return false; }
+  // How quantised weights are to come; blocks that the layout does not cover stay blocks on a CPU.
+  virtual kernels::WeightLayout weight_layout() const { return kernels::WeightLayout::kBlocks; }
 
   // Takes what ops of a model of this shape need beside their arguments, and room for the arrays of its steps. Before
   // the first op; RESOURCE_EXHAUSTED as Allocate's.
@@ -101,7 +101,7 @@ class Backend {
   // Copies device memory to device memory; the two do not overlap.
   virtual void CopyBytes(void* to, const void* from, int64_t size_bytes) = 0;
   virtual void FillRandom(const kernels::FillRandomArgs& args) = 0;
-  // Only where wants_tiles().
+  // Only where weight_layout() is kTiles.
   virtual void PackTiles(const kernels::PackTilesArgs&) { FARSPAN_CHECK(false, "tiles on a backend without"); }
   virtual void Embed(const kernels::EmbedArgs& args) = 0;
   virtual void RopeTable(const kernels::RopeTableArgs& args) = 0;

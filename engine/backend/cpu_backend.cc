@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/backend/cpu_backend.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <initializer_list>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -15,6 +18,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/base/thread_pool.h"
 #include "engine/kernels/cpu/kernel_table.h"
+#include "engine/kernels/weight_panels.h"
 
 namespace farspan {
 namespace {
@@ -102,6 +106,9 @@ class HostCpuBackend final : public Backend {
     return absl::OkStatus();
   }
   kernels::Activation activation() const override { return kernels::Activation::kF32; }
+  kernels::WeightLayout weight_layout() const override {
+    return table_.pack_rows.run == nullptr ? kernels::WeightLayout::kBlocks : kernels::WeightLayout::kPanels;
+  }
   const void* Stage(std::span<const std::byte> host) override { return host.data(); }
   void* StageMutable(std::span<const std::byte> host) override {
     return staged_.emplace_back(host.begin(), host.end()).data();
@@ -118,7 +125,7 @@ class HostCpuBackend final : public Backend {
   void RopeTable(const kernels::RopeTableArgs& args) override { RunOp(table_.rope_table, args); }
   void AttentionInput(const kernels::AttentionInputArgs& args) override;
   void AttentionOutput(const kernels::AddLinearArgs& args) override {
-    Linear(args.x, args.weight, args.hidden, args.num_rows, true);
+    Linear(args.x, args.num_rows, {{args.weight, args.hidden}}, true);
   }
   void FeedForward(const kernels::FeedForwardArgs& args) override;
   void Logits(const kernels::LogitsArgs& args) override;
@@ -183,25 +190,66 @@ class HostCpuBackend final : public Backend {
           kernels::RmsNormArgs{
               .x = x, .weight = weight, .out = out, .num_rows = num_rows, .width = width, .epsilon = epsilon});
   }
-  void Linear(const void* x, const kernels::WeightView& weight, float* y, int64_t num_rows, bool accumulate = false) {
-    RunOp(table_.linear, kernels::LinearArgs{.x = static_cast<const float*>(x),
-                                             .weight = weight,
-                                             .y = y,
-                                             .num_rows = num_rows,
-                                             .accumulate = accumulate});
+  struct Product {
+    const kernels::WeightView& weight;
+    float* y;
+  };
+  static constexpr size_t kMaxProducts = 3;
+
+  // Products of one x, shared out together.
+  void Linear(const void* x, int64_t num_rows, std::initializer_list<Product> products, bool accumulate = false) {
+    FARSPAN_CHECK(products.size() <= kMaxProducts, "products=", products.size());
+    const auto* const values = static_cast<const float*>(x);
+    const void* const packed_x = Pack(values, num_rows, products);
+    std::array<kernels::LinearArgs, kMaxProducts> parts;
+    size_t num_parts = 0;
+    for (const Product& product : products) {
+      parts[num_parts++] = {.x = values,
+                            .weight = product.weight,
+                            .y = product.y,
+                            .num_rows = num_rows,
+                            .accumulate = accumulate,
+                            .packed_x = packed_x};
+    }
+    RunOps(table_.linear, std::span<const kernels::LinearArgs>(parts).first(num_parts));
+  }
+
+  // x as panels are multiplied by it; null where this level packs no rows or no product is of panels.
+  const void* Pack(const float* x, int64_t num_rows, std::initializer_list<Product> products) {
+    const auto is_panel = [](const Product& product) { return kernels::IsPanel(product.weight.type); };
+    if (table_.pack_rows.run == nullptr || std::none_of(products.begin(), products.end(), is_panel)) return nullptr;
+    const int64_t columns = products.begin()->weight.columns;
+    if (!Reserve(num_rows * kernels::PackedRowBytes(columns), &packed_rows_)) return nullptr;
+    RunOp(table_.pack_rows,
+          kernels::PackRowsArgs{.x = x, .num_rows = num_rows, .columns = columns, .packed = packed_rows_.data()});
+    return packed_rows_.data();
   }
 
   template <typename Args>
   void RunOp(const KernelOp<Args>& op, const Args& args) {
-    const int64_t num_tasks = op.num_tasks(args);
-    if (num_tasks == 0) return;
-    const int64_t scratch_bytes = op.scratch_bytes(args);
-    for (AlignedMemory& scratch : scratch_) {
-      if (!Reserve(scratch_bytes, &scratch)) return;
+    RunOps(op, std::span(&args, 1));
+  }
+
+  // One op on each of at most kMaxProducts arguments, none of which needs another's results.
+  template <typename Args>
+  void RunOps(const KernelOp<Args>& op, std::span<const Args> parts) {
+    std::array<int64_t, kMaxProducts> ends{};
+    int64_t num_tasks = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      num_tasks += op.num_tasks(parts[i]);
+      ends[i] = num_tasks;
+      for (AlignedMemory& scratch : scratch_) {
+        if (!Reserve(op.scratch_bytes(parts[i]), &scratch)) return;
+      }
     }
-    if (num_tasks == 1) return op.run(args, 0, scratch_[0].data());
-    pool_.ParallelFor(
-        num_tasks, [&](int64_t task, int thread) { op.run(args, task, scratch_[static_cast<size_t>(thread)].data()); });
+    const auto run = [&](int64_t task, int thread) {
+      size_t part = 0;
+      while (task >= ends[part]) ++part;
+      const int64_t first = part == 0 ? 0 : ends[part - 1];
+      op.run(parts[part], task - first, scratch_[static_cast<size_t>(thread)].data());
+    };
+    if (num_tasks == 1) return run(0, 0);
+    pool_.ParallelFor(num_tasks, run);
   }
 
   const KernelTable& table_;
@@ -212,6 +260,7 @@ class HostCpuBackend final : public Backend {
   OpClock clock_;
   std::vector<AlignedMemory> scratch_;  // [thread]
   std::vector<std::vector<std::byte>> staged_;
+  AlignedMemory packed_rows_;
   AlignedMemory decode_partials_;
   kernels::DecodeSplits decode_splits_;
   AlignedMemory block_scores_;
@@ -227,9 +276,7 @@ void HostCpuBackend::AttentionInput(const kernels::AttentionInputArgs& args) {
   auto* const k = static_cast<float*>(args.projected);
   float* const v = k + rows * args.key.rows;
   Norm(args.hidden, args.norm_weight, args.epsilon, rows, width, normed);
-  Linear(normed, args.query, q, rows);
-  Linear(normed, args.key, k, rows);
-  Linear(normed, args.value, v, rows);
+  Linear(normed, rows, {{args.query, q}, {args.key, k}, {args.value, v}});
   for (const auto& [x, num_heads] : {std::pair(q, args.num_heads), std::pair(k, args.cache.num_kv_heads)}) {
     RunOp(table_.rope, kernels::RopeArgs{.x = x,
                                          .cos_sin = args.cos_sin,
@@ -248,10 +295,9 @@ void HostCpuBackend::FeedForward(const kernels::FeedForwardArgs& args) {
   auto* const gate = static_cast<float*>(args.inner);
   float* const up = gate + rows * inner_width;
   Norm(args.hidden, args.norm_weight, args.epsilon, rows, width, normed);
-  Linear(normed, args.gate, gate, rows);
-  Linear(normed, args.up, up, rows);
+  Linear(normed, rows, {{args.gate, gate}, {args.up, up}});
   RunOp(table_.silu_mul, kernels::SiluMulArgs{.gate = gate, .up = up, .num_rows = rows, .width = inner_width});
-  Linear(gate, args.down, args.hidden, rows, true);
+  Linear(gate, rows, {{args.down, args.hidden}}, true);
 }
 
 void HostCpuBackend::Logits(const kernels::LogitsArgs& args) {
@@ -262,7 +308,7 @@ void HostCpuBackend::Logits(const kernels::LogitsArgs& args) {
                                               .width = args.weight.columns,
                                               .epsilon = args.epsilon,
                                               .rows = args.rows});
-  Linear(args.normed, args.weight, args.logits, args.num_rows);
+  Linear(args.normed, args.num_rows, {{args.weight, args.logits}});
 }
 
 void HostCpuBackend::SelectBlocks(const kernels::SelectBlocksArgs& args) {

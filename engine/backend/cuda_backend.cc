@@ -109,7 +109,7 @@ class DeviceCudaBackend final : public Backend {
     return Copy("download", host.data(), device, host.size(), cudaMemcpyDeviceToHost);
   }
   kernels::Activation activation() const override { return kernels::Activation::kBf16; }
-  bool wants_tiles() const override { return true; }
+  kernels::WeightLayout weight_layout() const override { return kernels::WeightLayout::kTiles; }
   const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
   void* StageMutable(std::span<const std::byte> host) override {
     if (!fault_.ok() || !step_status_.ok() || host.empty()) return nullptr;

@@ -20,6 +20,7 @@ constexpr int64_t ActivationBytes(Activation activation) { return activation == 
 //   kQ4_1  {f16 scale; f16 min; 16 bytes}: w = scale * q + min
 //   kQ8_0  {f16 scale; 32 int8}: w = scale * q
 // Tiles, of as many bits as the name says, with or without a minimum, are for devices: engine/kernels/weight_tiles.h.
+// Panels are for CPUs: engine/kernels/weight_panels.h.
 enum class WeightType : uint8_t {
   kF32,
   kBf16,
@@ -32,7 +33,13 @@ enum class WeightType : uint8_t {
   kTiled5Min,
   kTiled6,
   kTiled8,
+  kPanel4,
+  kPanel4Min,
+  kPanel8,
 };
+
+// How quantised weights lie in memory.
+enum class WeightLayout : uint8_t { kBlocks, kTiles, kPanels };
 
 inline constexpr int64_t kQuantBlock = 32;
 
@@ -44,8 +51,8 @@ struct WeightView {
   int64_t columns = 0;
 };
 
-// Bytes of one row of `columns` values, for tiles a 16th of 16 rows' bytes; columns is a multiple of 32 for blocks, of
-// 64 for tiles.
+// Bytes of one row of `columns` values, for tiles and panels a 16th of 16 rows' bytes; columns is a multiple of 32 for
+// blocks and panels, of 64 for tiles.
 constexpr int64_t WeightRowBytes(WeightType type, int64_t columns) {
   switch (type) {
     case WeightType::kF32:
@@ -70,6 +77,12 @@ constexpr int64_t WeightRowBytes(WeightType type, int64_t columns) {
       return columns / 64 * 56;
     case WeightType::kTiled8:
       return columns / 64 * 68;
+    case WeightType::kPanel4:
+      return columns / 32 * 18;
+    case WeightType::kPanel4Min:
+      return columns / 32 * 20;
+    case WeightType::kPanel8:
+      return columns / 32 * 34;
   }
   return 0;
 }
@@ -121,7 +134,20 @@ struct LinearArgs {
   float* y;  // [num_rows][weight.rows]
   int64_t num_rows;
   bool accumulate = false;
+  const void* packed_x = nullptr;  // x as PackRowsArgs leaves it; null where the weights want none
 };
+
+// Rows of x as integers, for CPU levels that multiply panels so. Each 32 values share a scale, the largest magnitude of
+// them over 32,767: a value is off by at most half a scale. A row with a NaN or an infinity becomes NaN there.
+struct PackRowsArgs {
+  const float* x;  // [num_rows][columns]
+  int64_t num_rows;
+  int64_t columns;  // a multiple of 32
+  void* packed;     // PackedRowBytes(columns) a row
+};
+
+// Of a row: the integers [columns], then of each 32 {float scale; float scale times their sum; int32 sum}, padded.
+constexpr int64_t PackedRowBytes(int64_t columns) { return (columns * 2 + columns / kQuantBlock * 12 + 63) / 64 * 64; }
 
 // gate[r][i] = silu(gate[r][i]) * up[r][i], in place.
 struct SiluMulArgs {

@@ -115,7 +115,7 @@ class RandomWeights final : public WeightSource {
   // Tiles have the values of the blocks that they are made of: a tile's row has as many bytes as a block's.
   absl::StatusOr<kernels::WeightView> Fill(std::string_view name, void* device, int64_t rows, int64_t columns) {
     kernels::WeightView view = {.data = device, .type = type_, .rows = rows, .columns = columns};
-    const bool tiled = backend_->wants_tiles() && TiledTypeOf(view) != type_;
+    const bool tiled = backend_->weight_layout() == kernels::WeightLayout::kTiles && TiledTypeOf(view) != type_;
     std::unique_ptr<Buffer> blocks;
     if (tiled) {
       FARSPAN_ASSIGN_OR_RETURN(

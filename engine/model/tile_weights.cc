@@ -7,12 +7,14 @@
 #include <cstring>
 
 #include "engine/base/check.h"
+#include "engine/kernels/weight_panels.h"
 #include "engine/kernels/weight_tiles.h"
 #include "engine/model/dequantize.h"
 
 namespace farspan {
 namespace {
 
+using kernels::PanelTraits;
 using kernels::TilePlace;
 using kernels::TileTraits;
 using kernels::WeightType;
@@ -136,6 +138,28 @@ bool PutChunk(const TileTraits& traits, const Chunk& chunk, int row, int64_t ind
   return finite;
 }
 
+// A chunk is a row of a panel. `offset` is taken from each level.
+bool PutPanelRow(const PanelTraits& traits, const Chunk& chunk, int offset, int row, std::byte* panel_bytes) {
+  auto* panel = reinterpret_cast<uint8_t*>(panel_bytes);
+  if (traits.bits == 8) {
+    for (int i = 0; i < static_cast<int>(kChunk); ++i) {
+      panel[kernels::PanelByte(traits, row, i)] = static_cast<uint8_t>(chunk.levels[static_cast<size_t>(i)] - offset);
+    }
+  } else {
+    for (int first = 0; first < static_cast<int>(kChunk); first += 8) {
+      uint32_t word = 0;
+      for (int i = 0; i < 8; ++i) {
+        const auto level = static_cast<uint32_t>(chunk.levels[static_cast<size_t>(first + i)]);
+        word |= level << 4 * (i / 2 + 4 * (i % 2));
+      }
+      std::memcpy(panel + kernels::PanelByte(traits, row, first), &word, sizeof(word));
+    }
+  }
+  std::memcpy(panel + 2 * row, chunk.scales.data(), sizeof(uint16_t));
+  if (traits.has_min) std::memcpy(panel + 2 * (kernels::kPanelRows + row), &chunk.min, sizeof(chunk.min));
+  return IsFinite(chunk.scales[0]) && IsFinite(chunk.min);
+}
+
 }  // namespace
 
 std::optional<WeightType> TiledType(GgufTensorType type, int64_t rows, int64_t columns) {
@@ -174,6 +198,41 @@ bool PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num
       const Chunk chunk = ReadChunk(type, rows.data() + row * row_bytes, index);
       std::byte* tile = tiles.data() + kernels::TileOffset(traits, columns, row, index * kChunk);
       finite = PutChunk(traits, chunk, static_cast<int>(row % kernels::kTileRows), index, tile) && finite;
+    }
+  }
+  return finite;
+}
+
+std::optional<WeightType> PanelType(GgufTensorType type, int64_t rows, int64_t columns) {
+  if (rows % kernels::kPanelRows != 0 || columns % kernels::kPanelColumns != 0) return std::nullopt;
+  switch (type) {
+    case GgufTensorType::kQ4_0:
+      return WeightType::kPanel4;
+    case GgufTensorType::kQ4_1:
+    case GgufTensorType::kQ4_K:
+      return WeightType::kPanel4Min;
+    case GgufTensorType::kQ5_0:
+    case GgufTensorType::kQ8_0:
+      return WeightType::kPanel8;
+    default:
+      return std::nullopt;
+  }
+}
+
+bool PackPanels(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
+                std::span<std::byte> panels) {
+  const std::optional<WeightType> panel = PanelType(type, num_rows, columns);
+  FARSPAN_CHECK(panel.has_value());
+  FARSPAN_CHECK(static_cast<int64_t>(panels.size()) == num_rows * kernels::WeightRowBytes(*panel, columns));
+  const PanelTraits traits = kernels::TraitsOfPanels(*panel);
+  const int64_t row_bytes = static_cast<int64_t>(rows.size()) / num_rows;
+  const int offset = type == GgufTensorType::kQ5_0 ? 16 : 0;
+  bool finite = true;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    for (int64_t index = 0; index < columns / kChunk; ++index) {
+      const Chunk chunk = ReadChunk(type, rows.data() + row * row_bytes, index);
+      std::byte* at = panels.data() + kernels::PanelOffset(traits, columns, row, index * kChunk);
+      finite = PutPanelRow(traits, chunk, offset, static_cast<int>(row % kernels::kPanelRows), at) && finite;
     }
   }
   return finite;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Quantised tensors of a file as tiles of a device.
+// Quantised tensors of a file as tiles of a device or as panels of a CPU.
 #pragma once
 
 #include <cstddef>
@@ -19,5 +19,10 @@ std::optional<kernels::WeightType> TiledType(GgufTensorType type, int64_t rows, 
 // num_rows * WeightRowBytes(). False where a scale leaves the range of a half float.
 bool PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
                std::span<std::byte> tiles);
+
+// The same for panels.
+std::optional<kernels::WeightType> PanelType(GgufTensorType type, int64_t rows, int64_t columns);
+bool PackPanels(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
+                std::span<std::byte> panels);
 
 }  // namespace farspan

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/absl_view.h"
 #include "engine/base/status_macros.h"
+#include "engine/kernels/weight_panels.h"
 #include "engine/kernels/weight_tiles.h"
 #include "engine/model/dequantize.h"
 #include "engine/model/tile_weights.h"
@@ -29,7 +30,11 @@ absl::Status RefuseNonFinite(const GgufTensor& tensor, int64_t row) {
 
 // Where tiles are wanted, blocks that they do not cover are widened.
 kernels::WeightType ResidentType(const GgufTensor& tensor, const Backend& backend) {
-  if (backend.wants_tiles()) {
+  if (backend.weight_layout() == kernels::WeightLayout::kPanels) {
+    const auto panels = PanelType(tensor.type, tensor.rows(), tensor.columns());
+    if (panels.has_value()) return *panels;
+  }
+  if (backend.weight_layout() == kernels::WeightLayout::kTiles) {
     const auto tiled = TiledType(tensor.type, tensor.rows(), tensor.columns());
     if (tiled.has_value()) return *tiled;
     return tensor.type == GgufTensorType::kF32 ? kernels::WeightType::kF32 : kernels::WeightType::kBf16;
@@ -48,10 +53,15 @@ kernels::WeightType ResidentType(const GgufTensor& tensor, const Backend& backen
   }
 }
 
+int64_t RowsPackedTogether(kernels::WeightType type) {
+  if (kernels::IsPanel(type)) return kernels::kPanelRows;
+  return kernels::IsTiled(type) ? kernels::kTileRows : 1;
+}
+
 // Whether the file's rows are the resident rows, byte for byte.
 bool KeepsBytes(GgufTensorType type, kernels::WeightType resident) {
   if (type == GgufTensorType::kBf16) return true;
-  return resident != kernels::WeightType::kBf16 && !kernels::IsTiled(resident);
+  return resident != kernels::WeightType::kBf16 && RowsPackedTogether(resident) == 1;
 }
 
 // False where a value is NaN or leaves the range of bf16.
@@ -64,13 +74,17 @@ bool RoundToBf16(std::span<const float> values, uint16_t* out) {
   return finite;
 }
 
-// Rows from `first_row` on as bf16 or tiles.
+// Rows from `first_row` on as bf16, tiles or panels.
 absl::Status ConvertRows(const GgufTensor& tensor, kernels::WeightType type, int64_t first_row,
                          std::span<const std::byte> rows, std::span<std::byte> out) {
   const int64_t columns = tensor.columns(), row_bytes = tensor.row_bytes();
   const int64_t num_rows = static_cast<int64_t>(rows.size()) / row_bytes;
   if (kernels::IsTiled(type)) {
     if (!PackTiles(tensor.type, rows, num_rows, columns, out)) return RefuseNonFinite(tensor, first_row);
+    return absl::OkStatus();
+  }
+  if (kernels::IsPanel(type)) {
+    if (!PackPanels(tensor.type, rows, num_rows, columns, out)) return RefuseNonFinite(tensor, first_row);
     return absl::OkStatus();
   }
   std::vector<float> values(static_cast<size_t>(columns));
@@ -113,7 +127,7 @@ absl::Status WeightLoader::ReadRows(const GgufTensor& tensor, int64_t first_row,
 absl::Status WeightLoader::UploadRows(const GgufTensor& tensor, kernels::WeightType type, std::byte* device) {
   const int64_t rows = tensor.rows();
   const int64_t resident_row_bytes = kernels::WeightRowBytes(type, tensor.columns());
-  const int64_t group = kernels::IsTiled(type) ? kernels::kTileRows : 1;
+  const int64_t group = RowsPackedTogether(type);
   const int64_t slice_rows = std::clamp<int64_t>(kSliceBytes / tensor.row_bytes() / group * group, group, rows);
   std::vector<std::byte> slice, converted;
   for (int64_t first = 0; first < rows; first += slice_rows) {

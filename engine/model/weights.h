@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensors of a GGUF file into device memory: shape checked by name, NaN refused, types made fit for the kernels. Q4_0,
-// Q4_1, Q8_0, F32 and BF16 matrices keep their type, others are widened to bf16, or all quantised ones become tiles
+// Q4_1, Q8_0, F32 and BF16 matrices keep their type, others are widened to bf16, or quantised ones become tiles or panels
 // where the backend wants them; vectors become float32.
 #pragma once
 

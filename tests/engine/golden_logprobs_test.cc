@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/kernels/cpu/kernel_table.h"
 #include "tests/engine/golden_fixture.h"
 
 namespace farspan {
@@ -84,9 +85,17 @@ TEST_F(GoldenLogprobsTest, OraclePathIsWithinAThousandthAtFourThousandTokens) {
   }
 }
 
-TEST_F(GoldenLogprobsTest, FastestKernelsWithF32CacheAreWithinAThousandth) {
-  StartEngine(CpuIsa::kAuto, KvDtype::kF32);
+TEST_F(GoldenLogprobsTest, FloatKernelsWithF32CacheAreWithinAThousandth) {
+  if (!kernels::CpuHasAvx2()) GTEST_SKIP() << "this CPU does not run AVX2";
+  StartEngine(CpuIsa::kAvx2, KvDtype::kF32);
   ExpectWithin(1e-3, 4000);
+}
+
+// Whose products take activations as integers of 16 bits.
+TEST_F(GoldenLogprobsTest, IntegerKernelsWithF32CacheAreWithinFiveThousandths) {
+  if (!kernels::CpuHasAvx512()) GTEST_SKIP() << "this CPU does not run AVX-512 with VNNI";
+  StartEngine(CpuIsa::kAvx512, KvDtype::kF32);
+  ExpectWithin(5e-3, 1000);
 }
 
 TEST_F(GoldenLogprobsTest, DefaultPathIsAtLeastAsCloseAsLlamaCpp) {

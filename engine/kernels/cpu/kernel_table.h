@@ -26,6 +26,7 @@ struct KernelTable {
   KernelOp<FillRandomArgs> fill_random;
   KernelOp<EmbedArgs> embed;
   KernelOp<RmsNormArgs> rms_norm;
+  KernelOp<PackRowsArgs> pack_rows;  // null functions where panels are multiplied by x itself
   KernelOp<LinearArgs> linear;
   KernelOp<SiluMulArgs> silu_mul;
   KernelOp<RopeTableArgs> rope_table;

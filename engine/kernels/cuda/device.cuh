@@ -154,6 +154,10 @@ cudaError_t WithWeightType(WeightType type, const Body& body) {
       return body.template operator()<WeightType::kTiled6>();
     case WeightType::kTiled8:
       return body.template operator()<WeightType::kTiled8>();
+    case WeightType::kPanel4:
+    case WeightType::kPanel4Min:
+    case WeightType::kPanel8:
+      break;  // of CPUs
   }
   return cudaErrorInvalidValue;
 }

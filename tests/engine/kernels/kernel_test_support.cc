@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "engine/kernels/cpu/number_formats.h"
+#include "engine/kernels/weight_panels.h"
 #include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels {
@@ -107,6 +108,30 @@ RandomWeight MakeTiles(WeightType type, int64_t rows, int64_t columns, Random* r
   return weight;
 }
 
+RandomWeight MakePanels(WeightType type, int64_t rows, int64_t columns, Random* random) {
+  const PanelTraits traits = TraitsOfPanels(type);
+  RandomWeight weight;
+  weight.bytes.assign(static_cast<size_t>(rows * WeightRowBytes(type, columns)), 0);
+  weight.values.resize(static_cast<size_t>(rows * columns));
+  Half scale = {0, 0}, min = {0, 0};
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      uint8_t* panel = weight.bytes.data() + PanelOffset(traits, columns, row, column);
+      if (column % kPanelColumns == 0) {
+        scale = RandomHalf(random);
+        if (traits.has_min) min = RandomHalf(random);
+        std::memcpy(panel + 2 * (row % kPanelRows), &scale.bits, sizeof(scale.bits));
+        if (traits.has_min) std::memcpy(panel + 32 + 2 * (row % kPanelRows), &min.bits, sizeof(min.bits));
+      }
+      const auto level = static_cast<int>(traits.bits == 8 ? random->Integer(-128, 127) : random->Integer(0, 15));
+      SetPanelLevel(traits, panel, static_cast<int>(row % kPanelRows), static_cast<int>(column % kPanelColumns), level);
+      weight.values[static_cast<size_t>(row * columns + column)] = scale.value * (level - traits.offset) + min.value;
+    }
+  }
+  weight.view = {.data = weight.bytes.data(), .type = type, .rows = rows, .columns = columns};
+  return weight;
+}
+
 }  // namespace
 
 Random::Random() {
@@ -140,6 +165,7 @@ std::vector<const KernelTable*> KernelLevels() {
 
 RandomWeight MakeWeight(WeightType type, int64_t rows, int64_t columns, Random* random) {
   if (IsTiled(type)) return MakeTiles(type, rows, columns, random);
+  if (IsPanel(type)) return MakePanels(type, rows, columns, random);
   RandomWeight weight;
   const bool quantised = type == WeightType::kQ4_0 || type == WeightType::kQ4_1 || type == WeightType::kQ8_0;
   for (int64_t i = 0; i < rows * columns; i += quantised ? kQuantBlock : 1) {

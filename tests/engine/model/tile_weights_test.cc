@@ -66,7 +66,38 @@ TEST(TileWeightsTest, TilesStandForTheValuesOfTheirBlocks) {
   }
 }
 
+TEST(TileWeightsTest, PanelsStandForTheValuesOfTheirBlocks) {
+  kernels::Random random;
+  int covered = 0;
+  for (const TiledCase& tiled : kCases) {
+    const auto type = PanelType(tiled.type, kRows, kColumns);
+    if (!type.has_value()) continue;
+    ++covered;
+    const std::vector<std::byte> rows = RandomRows(tiled, &random);
+    std::vector<std::byte> panels(static_cast<size_t>(kRows * kernels::WeightRowBytes(*type, kColumns)),
+                                  std::byte{0xff});
+    ASSERT_TRUE(PackPanels(tiled.type, rows, kRows, kColumns, panels));
+    const kernels::WeightView view = {.data = panels.data(), .type = *type, .rows = kRows, .columns = kColumns};
+    const size_t row_bytes = rows.size() / kRows;
+    for (int64_t row = 0; row < kRows; ++row) {
+      std::vector<float> expected(kColumns), got(kColumns);
+      DequantizeRow(tiled.type, std::span(rows).subspan(static_cast<size_t>(row) * row_bytes, row_bytes), expected);
+      kernels::portable::DequantizeRow(view, row, got.data());
+      float largest = 0;
+      for (const float value : expected) largest = std::max(largest, std::fabs(value));
+      for (size_t i = 0; i < kColumns; ++i) {
+        ASSERT_NEAR(got[i], expected[i], tiled.is_exact ? 0 : 0x1p-10f * largest)
+            << TraitsOf(tiled.type).name << " row " << row << " column " << i;
+      }
+    }
+  }
+  EXPECT_EQ(covered, 5);
+}
+
 TEST(TileWeightsTest, ShapesThatTilesDoNotCoverHaveNone) {
+  EXPECT_FALSE(PanelType(GgufTensorType::kQ4_0, 24, 64).has_value());
+  EXPECT_FALSE(PanelType(GgufTensorType::kQ4_0, 32, 48).has_value());
+  EXPECT_FALSE(PanelType(GgufTensorType::kQ6_K, 32, 256).has_value());
   EXPECT_FALSE(TiledType(GgufTensorType::kQ4_0, 24, 64).has_value());
   EXPECT_FALSE(TiledType(GgufTensorType::kQ4_0, 32, 96).has_value());
   EXPECT_FALSE(TiledType(GgufTensorType::kBf16, 32, 64).has_value());

@@ -43,7 +43,7 @@ void DequantizeRow(const WeightView& weight, int64_t row, float* scales, float* 
     case WeightType::kQ8_0:
       return WidenBlocks<WeightType::kQ8_0>(bytes, weight.columns, scales, out);
     default:
-      return portable::DequantizeRow(weight, row, out);  // tiles, whose rows are whole vectors
+      return portable::DequantizeRow(weight, row, out);  // tiles and panels, whose rows are whole vectors
   }
 }
 

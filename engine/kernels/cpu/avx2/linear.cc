@@ -7,6 +7,7 @@
 #include "engine/kernels/cpu/avx2/blocks.h"
 #include "engine/kernels/cpu/avx2/kernels.h"
 #include "engine/kernels/cpu/avx2/simd.h"
+#include "engine/kernels/weight_panels.h"
 #include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels::avx2 {
@@ -24,7 +25,9 @@ constexpr int64_t kPrefetchBytes = 1024;
 int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-bool Streams(const LinearArgs& args) { return args.num_rows <= kMaxStreamedRows && !IsTiled(args.weight.type); }
+bool Streams(const LinearArgs& args) {
+  return args.num_rows <= kMaxStreamedRows && !IsTiled(args.weight.type) && !IsPanel(args.weight.type);
+}
 
 // Enough tasks to share out, yet each worth handing out.
 int64_t StreamedOutputs(const LinearArgs& args) {

@@ -5,100 +5,53 @@
 // depends on which queries share a task.
 #include <cstring>
 
-#include "engine/kernels/cpu/attention_walk.h"
 #include "engine/kernels/cpu/avx2/attention_tiles.h"
 #include "engine/kernels/cpu/avx2/kernels.h"
+#include "engine/kernels/cpu/prefill_walk.h"
 
 namespace farspan::kernels::avx2 {
 namespace {
 
 constexpr int64_t kQueriesPerBlock = 3;  // (query, head) pairs in a register tile of 3 x 4 vectors
-constexpr int64_t kMaxPairs = 128;       // (query, head) pairs of a task
-
-int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
-
-int64_t Group(const AttentionCommon& common) { return common.num_heads / common.cache.num_kv_heads; }
-
-int64_t QueriesPerTask(const AttentionCommon& common) { return Min(32, Max(4, kMaxPairs / Group(common))); }
-
-int64_t TasksPerTile(const AttentionCommon& common) {
-  const int64_t queries = QueriesPerTask(common);
-  return (kPrefillTileQueries + queries - 1) / queries;
-}
-
-// What one head of one query carries through the list.
-struct Pair {
-  int64_t position;
-  int64_t head_in_group;
-  const float* q;      // rotated to its own position
-  int64_t turned_cap;  // the cap for which the walk's turned_q holds this query; kNoQueryCap for none
-  SoftmaxSums sums;
-};
 
 // The heads of one KV head that read the same list, over the task's queries.
 struct Walk {
   const AttentionCommon* common;
-  int64_t kv_head;
-  int64_t left_window;
-  int64_t row;  // of the first query
-  int64_t first_position;
-  int64_t num_queries;
+  PrefillTask task;
   int64_t head_dim;
   int64_t padded_tokens;
   uint32_t heads;     // bit h: head h of the group is among the pairs
-  int64_t table_cap;  // the cap that cap_cos_sin holds; kNoQueryCap for none
   int64_t num_pairs;  // query-major
-  Pair* pairs;
-  double* cap_cos_sin;  // [rope_dim]
-  float* turn;          // [rope_dim]
+  QueryTurner turner;
+  QueryPair* pairs;
+  SoftmaxSums* sums;    // [pairs]
   float* keys;          // [head_dim][padded_tokens], transposed
   float* values;        // [padded_tokens][head_dim]
   float* scores;        // [kQueriesPerBlock][padded_tokens]
   float* out;           // [pairs][head_dim]
-  float* turned_q;      // [pairs][head_dim]
   uint8_t* token_seen;  // [padded_tokens], 1 for tokens of the page that some query sees
 
-  int64_t last_position() const { return first_position + num_queries - 1; }
+  int64_t last_position() const { return task.first_position + task.num_queries - 1; }
 };
-
-int64_t MaxPairs(const AttentionCommon& common) { return QueriesPerTask(common) * Group(common); }
 
 int64_t ScratchBytes(const PrefillAttentionArgs& args) {
   const AttentionCommon& common = args.common;
   const int64_t head_dim = common.cache.head_dim, tokens = RoundUpToLanes(common.cache.page_tokens);
-  const int64_t floats =
-      common.rope_dim + 2 * head_dim * tokens + kQueriesPerBlock * tokens + 2 * MaxPairs(common) * head_dim;
-  return MaxPairs(common) * static_cast<int64_t>(sizeof(Pair)) +
-         common.rope_dim * static_cast<int64_t>(sizeof(double)) + floats * static_cast<int64_t>(sizeof(float)) + tokens;
+  const int64_t floats = 2 * head_dim * tokens + kQueriesPerBlock * tokens + MaxPairs(common) * head_dim;
+  return MaxPairs(common) * static_cast<int64_t>(sizeof(QueryPair) + sizeof(SoftmaxSums)) +
+         QueryTurnerScratchBytes(common) + floats * static_cast<int64_t>(sizeof(float)) + tokens;
 }
 
 void CarveScratch(void* scratch, Walk* walk) {
-  walk->pairs = static_cast<Pair*>(scratch);
-  walk->cap_cos_sin = reinterpret_cast<double*>(walk->pairs + MaxPairs(*walk->common));
-  walk->keys = reinterpret_cast<float*>(walk->cap_cos_sin + walk->common->rope_dim);
+  const int64_t pairs = MaxPairs(*walk->common);
+  walk->pairs = static_cast<QueryPair*>(scratch);
+  walk->sums = reinterpret_cast<SoftmaxSums*>(walk->pairs + pairs);
+  walk->turner = MakeQueryTurner(*walk->common, walk->task, walk->sums + pairs);
+  walk->keys = walk->turner.turn + walk->common->rope_dim;
   walk->values = walk->keys + walk->head_dim * walk->padded_tokens;
   walk->scores = walk->values + walk->padded_tokens * walk->head_dim;
   walk->out = walk->scores + kQueriesPerBlock * walk->padded_tokens;
-  walk->turned_q = walk->out + MaxPairs(*walk->common) * walk->head_dim;
-  walk->turn = walk->turned_q + MaxPairs(*walk->common) * walk->head_dim;
-  walk->token_seen = reinterpret_cast<uint8_t*>(walk->turn + walk->common->rope_dim);
-}
-
-// The query of pair `index` as an entry with `cap` sees it.
-const float* QueryForCap(int64_t index, int64_t cap, Walk* walk) {
-  Pair& pair = walk->pairs[index];
-  if (pair.position <= cap) return pair.q;
-  float* turned = walk->turned_q + index * walk->head_dim;
-  if (pair.turned_cap == cap) return turned;
-  const AttentionCommon& common = *walk->common;
-  if (walk->table_cap != cap) FillCapTable(common, cap, walk->cap_cos_sin);
-  walk->table_cap = cap;
-  const int64_t row = walk->row + pair.position - walk->first_position;
-  FillTurn(walk->cap_cos_sin, common.rope_cos_sin + row * common.rope_dim, common.rope_dim, walk->turn);
-  TurnQuery(pair.q, walk->turn, common.rope_dim, walk->head_dim, turned);
-  pair.turned_cap = cap;
-  return turned;
+  walk->token_seen = reinterpret_cast<uint8_t*>(walk->out + pairs * walk->head_dim);
 }
 
 // Lanes become rows: out[i] receives lane i of each of the eight vectors.
@@ -151,7 +104,7 @@ bool WidenPage(const KvEntry* begin, const KvEntry* end, const Element* keys, co
   std::memset(walk.token_seen, 0, static_cast<size_t>(walk.padded_tokens));
   bool any_seen = false;
   for (const KvEntry* entry = begin; entry < end; ++entry) {
-    const TokenSpan span = VisibleTokens(*entry, walk.first_position, walk.last_position(), walk.left_window);
+    const TokenSpan span = VisibleTokens(*entry, walk.task.first_position, walk.last_position(), walk.task.left_window);
     if (span.begin >= span.end || (entry->head_mask & walk.heads) == 0) continue;
     std::memset(walk.token_seen + span.begin, 1, static_cast<size_t>(span.end - span.begin));
     WidenValues(keys + walk.common->cache.plane_elements(), span, walk);
@@ -205,10 +158,10 @@ void ScoreEntry(const KvEntry& entry, int64_t first_pair, TokenSpan span, Walk* 
   TokenSpan seen[kQueries];
   FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) {
-    const Pair& pair = walk->pairs[first_pair + i];
-    q[i] = QueryForCap(first_pair + i, entry.query_cap, walk);
+    QueryPair& pair = walk->pairs[first_pair + i];
+    q[i] = QueryForCap(first_pair + i, entry.query_cap, &pair, &walk->turner);
     const bool reads = ReadsEntry(entry, pair.head_in_group);
-    seen[i] = reads ? VisibleTokens(entry, pair.position, walk->left_window) : TokenSpan{0, 0};
+    seen[i] = reads ? VisibleTokens(entry, pair.position, walk->task.left_window) : TokenSpan{0, 0};
   }
   int64_t token = span.begin / kLanes * kLanes;
   for (; token + 3 * kLanes < span.end; token += 4 * kLanes) {
@@ -231,7 +184,7 @@ void FoldPage(const KvEntry* begin, const KvEntry* end, int64_t first_pair, Walk
   const int64_t first = walk->pairs[first_pair].position, last = walk->pairs[first_pair + kQueries - 1].position;
   bool any_seen = false;
   for (const KvEntry* entry = begin; entry < end; ++entry) {
-    const TokenSpan span = VisibleTokens(*entry, first, last, walk->left_window);
+    const TokenSpan span = VisibleTokens(*entry, first, last, walk->task.left_window);
     if (span.begin >= span.end || (entry->head_mask & heads) == 0) continue;
     ScoreEntry<kQueries>(*entry, first_pair, span, walk);
     any_seen = true;
@@ -241,11 +194,11 @@ void FoldPage(const KvEntry* begin, const KvEntry* end, int64_t first_pair, Walk
   FARSPAN_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     const float decay =
-        UpdateSoftmax(walk->scores + i * walk->padded_tokens, walk->padded_tokens, &walk->pairs[first_pair + i].sums);
+        UpdateSoftmax(walk->scores + i * walk->padded_tokens, walk->padded_tokens, &walk->sums[first_pair + i]);
     ScaleVector(out + i * walk->head_dim, walk->head_dim, decay);
   }
   for (const KvEntry* entry = begin; entry < end; ++entry) {
-    const TokenSpan span = VisibleTokens(*entry, first, last, walk->left_window);
+    const TokenSpan span = VisibleTokens(*entry, first, last, walk->task.left_window);
     if (span.begin >= span.end || (entry->head_mask & heads) == 0) continue;
     AddValuesAllChannels<kQueries>(walk->scores, walk->padded_tokens, walk->values, walk->head_dim, span, out,
                                    walk->head_dim);
@@ -259,7 +212,7 @@ void WalkPages(const KvList& list, Walk* walk) {
   const KvEntry* entries = walk->common->entries + list.entries_begin;
   for (int64_t begin = 0; begin < list.num_entries;) {
     const int64_t end = PageRunEnd(entries, begin, list.num_entries);
-    const Element* keys = data + KeyOffset(cache, entries[begin].page, walk->kv_head);
+    const Element* keys = data + KeyOffset(cache, entries[begin].page, walk->task.kv_head);
     if (WidenPage(entries + begin, entries + end, keys, *walk)) {
       int64_t pair = 0;
       for (; pair + kQueriesPerBlock <= walk->num_pairs; pair += kQueriesPerBlock) {
@@ -274,15 +227,17 @@ void WalkPages(const KvList& list, Walk* walk) {
 // The heads [first_head, end_head) of the group, which read the same entries: those of `list`.
 void RunHeads(const PrefillAttentionArgs& args, int64_t list, int64_t first_head, int64_t end_head, Walk* walk) {
   const AttentionCommon& common = args.common;
-  const int64_t group = Group(common), first_index = walk->kv_head * group;
+  const int64_t first_index = walk->task.kv_head * PrefillGroup(common);
   walk->num_pairs = 0;
   walk->heads = 0;
-  walk->table_cap = kNoQueryCap;
+  walk->turner.table_cap = kNoQueryCap;
   for (int64_t head = first_head; head < end_head; ++head) walk->heads |= 1u << head;
-  for (int64_t query = 0; query < walk->num_queries; ++query) {
+  for (int64_t query = 0; query < walk->task.num_queries; ++query) {
     for (int64_t head = first_head; head < end_head; ++head) {
-      const float* q = common.q_f32() + ((walk->row + query) * common.num_heads + first_index + head) * walk->head_dim;
-      walk->pairs[walk->num_pairs++] = {walk->first_position + query, head, q, kNoQueryCap, SoftmaxSums()};
+      const int64_t index = (walk->task.row + query) * common.num_heads + first_index + head;
+      walk->sums[walk->num_pairs] = SoftmaxSums();
+      walk->pairs[walk->num_pairs++] = {walk->task.first_position + query, head,
+                                        common.q_f32() + index * walk->head_dim, kNoQueryCap};
     }
   }
   for (int64_t i = 0; i < walk->num_pairs * walk->head_dim; ++i) walk->out[i] = 0;
@@ -290,58 +245,29 @@ void RunHeads(const PrefillAttentionArgs& args, int64_t list, int64_t first_head
     WithKvElement(common.cache.element, [&]<typename Element>() { WalkPages<Element>(part, walk); });
   });
   for (int64_t p = 0; p < walk->num_pairs; ++p) {
-    const Pair& pair = walk->pairs[p];
-    const int64_t row = walk->row + pair.position - walk->first_position;
+    const QueryPair& pair = walk->pairs[p];
+    const int64_t row = walk->task.row + pair.position - walk->task.first_position;
     const int64_t index = row * common.num_heads + first_index + pair.head_in_group;
-    FinishHead(pair.sums, walk->out + p * walk->head_dim, walk->head_dim, common.out_f32() + index * walk->head_dim,
+    FinishHead(walk->sums[p], walk->out + p * walk->head_dim, walk->head_dim, common.out_f32() + index * walk->head_dim,
                common.lse == nullptr ? nullptr : common.lse + index);
   }
 }
 
-// Whether lists `a` and `b` name the same entries in the same place, through the same part of the block mask.
-bool SameList(const PrefillAttentionArgs& args, int64_t a, int64_t b) {
-  const KvList &list_a = args.lists[a], &list_b = args.lists[b];
-  if (list_a.entries_begin != list_b.entries_begin || list_a.num_entries != list_b.num_entries) return false;
-  if (args.kept_ranges == nullptr) return true;
-  const BlockRange &range_a = args.kept_ranges[a], &range_b = args.kept_ranges[b];
-  return range_a.num_blocks == range_b.num_blocks &&
-         (range_a.begin == range_b.begin || range_a.num_blocks == kAllBlocks);
-}
-
-int64_t NumTasks(const PrefillAttentionArgs& args) {
-  return args.num_tiles * TasksPerTile(args.common) * args.common.cache.num_kv_heads;
-}
-
-// The last queries of a tile see most: they go first, so that no thread is left with them alone.
 void Run(const PrefillAttentionArgs& args, int64_t task, void* scratch) {
-  const AttentionCommon& common = args.common;
-  const int64_t num_kv_heads = common.cache.num_kv_heads, group = Group(common);
-  const int64_t piece = args.num_tiles * TasksPerTile(common) - 1 - task / num_kv_heads;
-  const int64_t tile_index = piece / TasksPerTile(common);
-  const PrefillTile& tile = args.tiles[tile_index];
-  const int64_t first_query = piece % TasksPerTile(common) * QueriesPerTask(common);
-  if (first_query >= tile.num_queries) return;
   Walk walk = {};
-  walk.common = &common;
-  walk.kv_head = task % num_kv_heads;
-  walk.left_window = tile.left_window;
-  walk.row = tile.row + first_query;
-  walk.first_position = tile.first_position + first_query;
-  walk.num_queries = Min(QueriesPerTask(common), tile.num_queries - first_query);
-  walk.head_dim = common.cache.head_dim;
-  walk.padded_tokens = RoundUpToLanes(common.cache.page_tokens);
+  walk.task = PrefillTaskAt(args, task);
+  if (walk.task.num_queries == 0) return;
+  walk.common = &args.common;
+  walk.head_dim = args.common.cache.head_dim;
+  walk.padded_tokens = RoundUpToLanes(args.common.cache.page_tokens);
   CarveScratch(scratch, &walk);
-  const int64_t lists = tile_index * common.num_heads + walk.kv_head * group;
-  for (int64_t head = 0; head < group;) {
-    int64_t end = head + 1;
-    while (end < group && SameList(args, lists + head, lists + end)) ++end;
-    RunHeads(args, lists + head, head, end, &walk);
-    head = end;
-  }
+  ForHeadRuns(args, walk.task, [&](int64_t list, int64_t first_head, int64_t end_head) {
+    RunHeads(args, list, first_head, end_head, &walk);
+  });
 }
 
 }  // namespace
 
-constinit const KernelOp<PrefillAttentionArgs> kPrefillAttention = {NumTasks, ScratchBytes, Run};
+constinit const KernelOp<PrefillAttentionArgs> kPrefillAttention = {NumPrefillTasks, ScratchBytes, Run};
 
 }  // namespace farspan::kernels::avx2

@@ -9,6 +9,7 @@ const KernelTable& Avx2Kernels() {
       .fill_random = PortableKernels().fill_random,  // before serving begins
       .embed = avx2::kEmbed,
       .rms_norm = avx2::kRmsNorm,
+      .pack_rows = {},
       .linear = avx2::kLinear,
       .silu_mul = avx2::kSiluMul,
       .rope_table = PortableKernels().rope_table,  // float64 sine and cosine: nothing to gain from vectors

@@ -7,6 +7,9 @@
 
 namespace farspan::kernels::avx512 {
 
+extern const KernelOp<PackRowsArgs> kPackRows;
+extern const KernelOp<LinearArgs> kLinear;
 extern const KernelOp<DecodePass> kDecodePartials;
+extern const KernelOp<PrefillAttentionArgs> kPrefillAttention;
 
 }  // namespace farspan::kernels::avx512

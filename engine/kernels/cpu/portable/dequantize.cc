@@ -4,6 +4,7 @@
 
 #include "engine/kernels/cpu/number_formats.h"
 #include "engine/kernels/cpu/portable/kernels.h"
+#include "engine/kernels/weight_panels.h"
 #include "engine/kernels/weight_tiles.h"
 
 namespace farspan::kernels::portable {
@@ -63,9 +64,22 @@ void DequantizeTiles(const WeightView& weight, int64_t row, float* out) {
   }
 }
 
+void DequantizePanels(const WeightView& weight, int64_t row, float* out) {
+  const PanelTraits traits = TraitsOfPanels(weight.type);
+  const int panel_row = static_cast<int>(row % kPanelRows);
+  for (int64_t column = 0; column < weight.columns; ++column) {
+    const uint8_t* panel = static_cast<const uint8_t*>(weight.data) + PanelOffset(traits, weight.columns, row, column);
+    const int level = PanelLevel(traits, panel, panel_row, static_cast<int>(column % kPanelColumns));
+    const float scale = LoadHalf(panel + 2 * panel_row);
+    const float value = scale * static_cast<float>(level - traits.offset);
+    out[column] = traits.has_min ? value + LoadHalf(panel + 32 + 2 * panel_row) : value;
+  }
+}
+
 }  // namespace
 
 void DequantizeRow(const WeightView& weight, int64_t row, float* out) {
+  if (IsPanel(weight.type)) return DequantizePanels(weight, row, out);
   if (IsTiled(weight.type)) return DequantizeTiles(weight, row, out);
   const uint8_t* bytes = static_cast<const uint8_t*>(weight.data) + row * WeightRowBytes(weight.type, weight.columns);
   switch (weight.type) {

@@ -9,6 +9,7 @@ const KernelTable& PortableKernels() {
       .fill_random = portable::kFillRandom,
       .embed = portable::kEmbed,
       .rms_norm = portable::kRmsNorm,
+      .pack_rows = {},
       .linear = portable::kLinear,
       .silu_mul = portable::kSiluMul,
       .rope_table = portable::kRopeTable,

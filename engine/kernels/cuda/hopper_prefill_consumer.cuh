@@ -191,6 +191,7 @@ class PrefillConsumer {
       if (item_.num_queries == 0) return;
       q_address_ = SharedAddress(shared_.q[q_place_.stage]) + warpgroup_ * kWarpgroupQueries * kPanelRowBytes;
       if constexpr (kOperand != Operand::kBf16) ConvertQueries();
+      KeepQueries();
       RunItem();
       Release(&shared_.q_empty[q_place_.stage]);
       q_place_.Advance();
@@ -199,6 +200,10 @@ class PrefillConsumer {
 
  private:
   static constexpr Operand kOperand = ElementTraits<kElement>::kOperand;
+  // Steps of 16 channels in which queries are read from shared memory, and those after them, in which they are kept in
+  // registers: where it is busy with the widening of keys and values.
+  static constexpr int kKeptSteps = ElementTraits<kElement>::kIsRaw ? 4 : 0;
+  static constexpr int kReadSteps = kHeadDim / 16 - kKeptSteps;
   // Named barriers, one a warpgroup.
   static constexpr int kFirstTurn = 1;
   static constexpr int kFirstConversion = 3;
@@ -224,6 +229,23 @@ class PrefillConsumer {
     }
     FenceForAsync();
     SyncNamed(kFirstConversion + warpgroup_, kWarpgroupThreads);
+  }
+
+  __device__ __forceinline__ void KeepQueries() {
+#pragma unroll
+    for (int i = 0; i < 4 * kKeptSteps; ++i) {
+      kept_queries_[i] = QueryPair((kReadSteps + i / 4) * 8 + i / 2 % 2 * 4 + lane_ % 4, i % 2);
+    }
+  }
+
+  // Channels {2 pair, 2 pair + 1} of the thread's first or second query.
+  __device__ __forceinline__ uint32_t QueryPair(int pair, int r) const {
+    const int query = (first_query_ + 8 * r) % kWarpgroupQueries, piece = pair / 4;
+    uint32_t packed;
+    asm volatile("ld.shared.u32 %0, [%1];"
+                 : "=r"(packed)
+                 : "r"(q_address_ + piece / 8 * kPanelBytes + PanelOffset(query, piece % 8) + pair % 4 * 4));
+    return packed;
   }
 
   static __device__ __forceinline__ void PackWeights(const float (&scores)[kScores], uint32_t (&weights)[kScores / 2]) {
@@ -343,7 +365,12 @@ class PrefillConsumer {
     const uint64_t k = PanelDescriptor(SharedAddress(shared_.k[k_place_.stage]), 16);
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
-      MultiplyRows<kOperand>(scores, q + (ColumnStep(step) >> 4), k + (ColumnStep(step) >> 4), step > 0);
+      const uint64_t key_step = k + (ColumnStep(step) >> 4);
+      if (step < kReadSteps) {
+        MultiplyRows<kOperand>(scores, q + (ColumnStep(step) >> 4), key_step, step > 0);
+      } else {
+        MultiplyRows<kOperand>(scores, kept_queries_ + 4 * (step - kReadSteps), key_step, step > 0);
+      }
     }
   }
 
@@ -391,11 +418,8 @@ class PrefillConsumer {
 
   // Channels {2 pair, 2 pair + 1} of the thread's first or second query, turned.
   __device__ __forceinline__ uint32_t TurnPair(int64_t cap, float2 cap_turn, int pair, int r) const {
-    const int query = first_query_ + 8 * r, in_warpgroup = query % kWarpgroupQueries, piece = pair / 4;
-    uint32_t packed;
-    asm volatile("ld.shared.u32 %0, [%1];"
-                 : "=r"(packed)
-                 : "r"(q_address_ + piece / 8 * kPanelBytes + PanelOffset(in_warpgroup, piece % 8) + pair % 4 * 4));
+    const int query = first_query_ + 8 * r;
+    const uint32_t packed = QueryPair(pair, r);
     if (item_.first_position + query <= cap || query >= item_.num_queries || 2 * pair >= common_.rope_dim) {
       return packed;
     }
@@ -458,6 +482,7 @@ class PrefillConsumer {
   const int lane_;
   const int first_query_;  // of the tile, the thread's; the second is 8 further
   uint32_t q_address_ = 0;
+  uint32_t kept_queries_[kKeptSteps > 0 ? 4 * kKeptSteps : 1];
   ItemNote item_;
   RingPlace<Shared::kQueryStages> q_place_;
   RingPlace<Shared::kKeyStages> k_place_;

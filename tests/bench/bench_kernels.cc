@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speed of the CPU kernels at the shapes of SmolLM2-135M: farspan-bench-kernels [--threads=N] [--cpu_isa=portable]
-// [Google Benchmark flags]. GB/s counts the bytes of weights or KV read once, GFLOP/s two for each multiply-add.
+// Speed of the CPU kernels at the shapes of SmolLM2-135M: farspan-bench-kernels [--threads=N] [--cpu_isa=LEVEL]
+// [Google Benchmark flags], or what bounds it: farspan-bench-kernels --floors [--threads=N]. GB/s counts the bytes of
+// weights or KV read once, GFLOP/s two for each multiply-add.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 
 #include "engine/backend/cpu_backend.h"
 #include "engine/base/check.h"
+#include "tests/bench/cpu_floors.h"
 
 namespace farspan {
 namespace {
@@ -23,6 +25,7 @@ namespace {
 using kernels::WeightType;
 
 CpuBackendOptions options = {.isa = CpuIsa::kAuto, .num_threads = 2};
+bool only_floors = false;
 
 constexpr int64_t kQueryHeads = 9, kKvHeads = 3, kHeadDim = 64, kPageTokens = 32;
 
@@ -202,12 +205,22 @@ bool ParseOwnFlags(int* argc, char** argv) {
       options.isa = CpuIsa::kAvx2;
     } else if (flag == "--cpu_isa=avx512") {
       options.isa = CpuIsa::kAvx512;
+    } else if (flag == "--floors") {
+      only_floors = true;
     } else {
       argv[kept++] = argv[i];
     }
   }
   *argc = kept;
   return true;
+}
+
+void PrintFloors() {
+  const CpuFloors floors = MeasureCpuFloors(options.num_threads);
+  std::printf("memory read: %.1f GB/s by one thread, %.1f by %d together\n", floors.read_gb_per_second_one,
+              floors.read_gb_per_second_all, options.num_threads);
+  std::printf("float32 multiply-adds, %d at once: %.1f GFLOP/s a thread\n", floors.vector_floats,
+              floors.fma_gflop_per_second);
 }
 
 }  // namespace
@@ -217,6 +230,10 @@ int main(int argc, char** argv) {
   if (!farspan::ParseOwnFlags(&argc, argv)) {
     std::fprintf(stderr, "--threads must be at least 1\n");
     return 2;
+  }
+  if (farspan::only_floors) {
+    farspan::PrintFloors();
+    return 0;
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

@@ -14,9 +14,9 @@ static inline int64_t PrefillGroup(const AttentionCommon& common) {
   return common.num_heads / common.cache.num_kv_heads;
 }
 
-// Queries of a task: about 128 (query, head) pairs.
+// Queries of a task: about 192 (query, head) pairs.
 static inline int64_t QueriesPerTask(const AttentionCommon& common) {
-  constexpr int64_t kMaxPairs = 128, kMostQueries = 32, kFewestQueries = 4;
+  constexpr int64_t kMaxPairs = 192, kMostQueries = 64, kFewestQueries = 4;
   const int64_t queries = kMaxPairs / PrefillGroup(common);
   return queries > kMostQueries ? kMostQueries : (queries < kFewestQueries ? kFewestQueries : queries);
 }

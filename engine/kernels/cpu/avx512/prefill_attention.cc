@@ -183,8 +183,19 @@ inline void ScoreTile(const float* const* q, const float* keys, const Walk& walk
   }
 }
 
-// What each pair of the block sees of `entry`; whether that is all of it for each pair that is one.
+// What each pair of the block sees of `entry`; whether that is all of it for each pair that is one. Queries between two
+// that see all of it do too.
 bool FindSeen(const KvEntry& entry, int64_t first_pair, const Walk& walk) {
+  const int64_t past = first_pair + kBlockPairs < walk.num_pairs ? first_pair + kBlockPairs : walk.num_pairs;
+  const int64_t first = walk.pairs[first_pair].position, last = walk.pairs[past - 1].position;
+  const TokenSpan by_first = VisibleTokens(entry, first, walk.task.left_window);
+  const TokenSpan by_last = VisibleTokens(entry, last, walk.task.left_window);
+  const bool read_by_all = (entry.head_mask & walk.heads) == walk.heads;
+  if (read_by_all && by_first.end - by_first.begin == entry.num_valid && by_last.begin == by_first.begin &&
+      by_last.end == by_first.end) {
+    for (int64_t i = 0; i < kBlockPairs; ++i) walk.seen[i] = by_first;
+    return true;
+  }
   bool all = true;
   for (int64_t i = 0; i < kBlockPairs; ++i) {
     walk.seen[i] = {0, 0};

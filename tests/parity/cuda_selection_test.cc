@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/backend/cuda_backend.h"
 #include "engine/kernels/cpu/number_formats.h"
@@ -31,16 +32,28 @@ size_t Index(int64_t i) { return static_cast<size_t>(i); }
 // Keys, queries and rows that choose among the blocks of their contexts. In an exact scene all numbers are small
 // integers and scores raw sums, so that every order of adding gives the same bits, and many scores are equal.
 struct SelectionScene {
-  SelectionScene(bool is_exact, Random* random) : exact(is_exact) {
+  SelectionScene(bool is_exact, Random* random) : SelectionScene(is_exact, 0, 0, random) {}
+
+  // One KV head and rows of `long_context` tokens in short blocks, where it is not 0.
+  SelectionScene(bool is_exact, int64_t long_context, int64_t head_dim, Random* random)
+      : exact(is_exact), is_long(long_context > 0) {
     constexpr int64_t kPageTokens[] = {16, 32, 64, 64};
     cache.element = kernels::kAllKvElements[random->Integer(0, 3)];
     cache.num_kv_heads = random->Integer(1, 3);
     cache.page_tokens = kPageTokens[random->Integer(0, 3)];
     cache.head_dim = 8 * random->Integer(1, random->OneIn(4) ? 32 : 16);
     group = random->OneIn(8) ? 32 : random->Integer(1, 9);
-    const int64_t num_rows = random->Integer(1, 5);
-    for (int64_t row = 0; row < num_rows; ++row)
-      contexts.push_back(random->Integer(512, random->OneIn(4) ? 9000 : 2000));
+    if (is_long) {
+      cache.num_kv_heads = 1;
+      cache.head_dim = head_dim;
+      group = random->Integer(1, 4);
+      if (head_dim == kProductHeadDim) cache.element = kernels::KvElement::kBf16;
+    }
+    const int64_t num_rows = is_long ? 2 : random->Integer(1, 5);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      contexts.push_back(is_long ? long_context + random->Integer(0, 999)
+                                 : random->Integer(512, random->OneIn(4) ? 9000 : 2000));
+    }
     for (const int64_t context : contexts) cache.num_pages += (context + cache.page_tokens - 1) / cache.page_tokens;
     for (int32_t page = 0; page < cache.num_pages; ++page) table.push_back(page);
     random->Shuffle(&table);
@@ -83,7 +96,7 @@ struct SelectionScene {
       }
     }
     row.reduction = exact || random->OneIn(2) ? ScoreReduction::kRawSum : ScoreReduction::kSoftmaxSum;
-    row.block_tokens = 16 << random->Integer(0, 2);
+    row.block_tokens = is_long ? 16 : 16 << random->Integer(0, 2);
     row.num_blocks = context / row.block_tokens;
     row.first_candidate = random->Integer(0, 3);
     row.num_candidates = row.num_blocks - row.first_candidate - random->Integer(0, 2);
@@ -106,7 +119,10 @@ struct SelectionScene {
     return runs;
   }
 
+  static constexpr int64_t kProductHeadDim = 64;  // one that is scored by matrix products
+
   bool exact;
+  bool is_long;
   kernels::KvLayerView cache;
   int64_t group = 1;
   std::vector<int64_t> contexts;
@@ -322,6 +338,20 @@ TEST_F(CudaSelectionTest, ExactScoresGiveTheCpusLists) {
       ASSERT_EQ(device.lists[i].entries_begin, cpu.lists[i].entries_begin);
       ASSERT_EQ(device.lists[i].num_entries, cpu.lists[i].num_entries);
     }
+    for (size_t i = 0; i < cpu.entries.size(); ++i) {
+      ASSERT_TRUE(SameEntry(device.entries[i], cpu.entries[i])) << "entry " << i << " of " << cpu.entries.size();
+    }
+  }
+}
+
+// Of more blocks than threads hold four of, sixteen of, and any at all in registers.
+TEST_F(CudaSelectionTest, LongContextsGiveTheCpusLists) {
+  const std::pair<int64_t, int64_t> shapes[] = {
+      {16 * 2049, SelectionScene::kProductHeadDim}, {16 * 2049, 8}, {16 * 8193, 8}, {16 * 16385, 8}};
+  for (const auto& [context, head_dim] : shapes) {
+    const SelectionScene scene(true, context, head_dim, &random_);
+    const std::vector<uint8_t> bounds = FillOnCpu(scene, scene.Runs(true, &random_));
+    const Selection cpu = SelectOnCpu(scene, bounds, 65), device = SelectOnDevice(scene, bounds, 65);
     for (size_t i = 0; i < cpu.entries.size(); ++i) {
       ASSERT_TRUE(SameEntry(device.entries[i], cpu.entries[i])) << "entry " << i << " of " << cpu.entries.size();
     }

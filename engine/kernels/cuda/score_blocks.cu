@@ -215,63 +215,224 @@ __device__ void StoreHead(const ScoreMemory& memory, int64_t pair, int head, int
   if (column == 0) memory.PartialsOf(pair, head)[tile] = {maximum, sum};
 }
 
-constexpr int kProductThreads = 128, kProductHeads = 16, kSpanChannels = 32;
+constexpr int kProductThreads = 128, kProductWarps = kProductThreads / kWarpThreads;
+constexpr int kProductHeads = 16, kSpanChannels = 32;
+constexpr int kTile = kSmallestTileBlocks;
+constexpr int kRingBytes = 8192;  // of a warp
 
-// With q+ = max(q, 0) and q- = min(q, 0) a score is q+ . largest + q- . smallest: a matrix product of the group's
-// queries and eight blocks' bounds, a warp each, in which channels stand in the order that lanes load them.
-// Neighbouring warps take neighbouring KV heads of the same blocks, whose bounds are neighbours in memory.
+// Of 16 bytes, past L1. Copies are waited for in the groups that they are closed in.
+__device__ void CopyVector(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ void CloseCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kNewerGroups>
+__device__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kNewerGroups) : "memory");
+}
+
+// One warp's tiles of a (row, KV head), every `tile_step`-th. A stage is a pair of bounds of each block of a tile; it
+// is copied ahead into the warp's own ring, whole pairs at a time, and read there as a product wants it. With q+ =
+// max(q, 0) and q- = min(q, 0) a score is q+ . largest + q- . smallest: a matrix product of the group's queries and
+// eight blocks' bounds, in which channels stand in the order that lanes load them.
 template <int kSpans>
-__global__ void __launch_bounds__(kProductThreads, kSpans <= 4 ? 5 : 4)
-    ScoreByProductsKernel(SelectBlocksArgs args, ScoreMemory memory, int heads_per_block) {
+class TileScorer {
+ public:
   using Element = __nv_bfloat16;
-  LetNextStart();
-  const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-  const int warps_per_head = kProductThreads / kWarpThreads / heads_per_block;
-  const ScoredRow row = LoadRow(args, args.rows[blockIdx.z]);
-  const int64_t kv_head = blockIdx.y * heads_per_block + warp % heads_per_block;
-  const int64_t pair = blockIdx.z * args.cache.num_kv_heads + kv_head;
-  const int64_t first_query = args.rows[blockIdx.z].row * args.num_heads + kv_head * memory.group;
-  const int channel = lane % 4 * kVectorValues, lane_row = lane / 4;
-  const int tile_step = gridDim.x * warps_per_head, group = static_cast<int>(memory.group);
-  int tile = blockIdx.x * warps_per_head + warp / heads_per_block;
-  const auto pairs_of = [&](int of_tile) {  // those of the last block where there is none
-    return PairsOf(args, row, kv_head, min(of_tile * kSmallestTileBlocks + lane_row, row.num_blocks - 1));
-  };
-  BlockPairs pairs = {};
-  if (tile * kSmallestTileBlocks < row.num_blocks) pairs = pairs_of(tile);
-  WaitForPrevious();
-  for (; tile * kSmallestTileBlocks < row.num_blocks; tile += tile_step) {
-    Extremes8<Element> bounds[kSpans];
+  static constexpr int kDim = kSpans * kSpanChannels;
+  static constexpr int kStageBytes = kTile * kDim * 4;
+  static constexpr int kStages = kRingBytes / kStageBytes;
+
+  __device__ TileScorer(const SelectBlocksArgs& args, const ScoreMemory& memory, const ScoredRow& row, int kv_head,
+                        int first_tile, int tile_step, uint8_t* ring)
+      : args_(args),
+        memory_(memory),
+        row_(row),
+        group_(static_cast<int>(memory.group)),
+        first_tile_(first_tile),
+        tile_step_(tile_step),
+        lane_(threadIdx.x % kWarpThreads),
+        ring_(static_cast<uint32_t>(__cvta_generic_to_shared(ring))),
+        page_tokens_(static_cast<int>(args.cache.page_tokens)),
+        block_pairs_(row.block_tokens / static_cast<int>(KeyBoundsTokens(page_tokens_, row.block_tokens))),
+        num_stages_(NumTiles() * block_pairs_),
+        page_pairs_(static_cast<int>(PageBoundsOffset(args.cache, 1, 0) - PageBoundsOffset(args.cache, 0, 0)) /
+                    (2 * kDim)),
+        first_pair_(static_cast<int>(row.block_tokens < page_tokens_ ? RunBoundsOffset(args.cache, 0, kv_head, 0)
+                                                                     : PageBoundsOffset(args.cache, 0, kv_head)) /
+                    (2 * kDim)),
+        next_pairs_(LoadPairs(0)) {}
+
+  // Brings what the first stages read nearer. Kernels ahead may still write it, so nothing is kept of it.
+  __device__ void Prefetch() const {
+    if (lane_ >= kTile * kStages || lane_ / kTile >= num_stages_) return;
+    const uint8_t* const pair = BoundsOf(next_pairs_);
+#pragma unroll
+    for (int byte = 0; byte < kDim * 4; byte += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(pair + byte));
+  }
+
+  // `queries` are the group's.
+  __device__ void Run(const Element* queries, int64_t pair_index) {
+    queries_ = queries;
+    uint4 smallest[kSpans], largest[kSpans];
+#pragma unroll
+    for (int i = 0; i < kSpans; ++i) low_heads_[i] = LoadQuery(lane_ / 4, i);
+    int tile = first_tile_, pair = 0;
+#pragma unroll 1
+    for (int stage = -kStages; stage < num_stages_; ++stage) {
+      if (stage >= 0) {
+        WaitForCopies<kStages - 1>();
+        __syncwarp();
+        LoadStage(stage, pair > 0, smallest, largest);
+        __syncwarp();
+      }
+      Copy(stage + kStages);
+      if (stage < 0 || ++pair < block_pairs_) continue;
+      Score(smallest, largest, pair_index, tile);
+      pair = 0;
+      tile += tile_step_;
+    }
+    WaitForCopies<0>();
+  }
+
+ private:
+  static constexpr int kPairChunks = kDim / 4;  // of 16 bytes
+  static constexpr int kStagesOfLoad = kWarpThreads / kTile;
+  static constexpr int kHeadsOfHalf = kProductHeads / 2;
+  static_assert(kStages >= 1 && kStages <= kStagesOfLoad);
+
+  __device__ int NumTiles() const {
+    const int num_tiles = (row_.num_blocks + kTile - 1) / kTile;
+    return first_tile_ < num_tiles ? (num_tiles - first_tile_ + tile_step_ - 1) / tile_step_ : 0;
+  }
+
+  // Index among the layer's pairs of bounds of what this lane's block has in its stage of the four from `first_stage`.
+  __device__ uint32_t LoadPairs(int first_stage) const {
+    const int stage = first_stage + lane_ / kTile;
+    if (stage >= num_stages_) return 0;
+    const int own_tile = block_pairs_ == 1 ? stage : stage / block_pairs_, pair = stage - own_tile * block_pairs_;
+    const int block = min((first_tile_ + own_tile * tile_step_) * kTile + lane_ % kTile, row_.num_blocks - 1);
+    if (row_.block_tokens >= page_tokens_) {
+      return static_cast<uint32_t>(row_.context[block * block_pairs_ + pair].page * page_pairs_ + first_pair_);
+    }
+    const int blocks_per_page = page_tokens_ / row_.block_tokens, page = block / blocks_per_page;
+    return static_cast<uint32_t>(row_.context[page].page * page_pairs_ + first_pair_ +
+                                 (block - page * blocks_per_page) * block_pairs_ + pair);
+  }
+
+  __device__ const uint8_t* BoundsOf(uint32_t pair) const {
+    return static_cast<const uint8_t*>(args_.bounds.data) + int64_t{pair} * (kDim * 4);
+  }
+
+  __device__ uint32_t StageAddress(int stage) const { return ring_ + stage % kStages * kStageBytes; }
+
+  // Chunks of 16 bytes lie in rows of a block; those of odd rows have their halves of 128 bytes swapped, so that eight
+  // lanes that load 64 bytes of two rows meet no bank twice.
+  __device__ static uint32_t ChunkOffset(int row, int chunk) {
+    return static_cast<uint32_t>((row * kPairChunks + (chunk ^ (row % 2 * 4))) * 16);
+  }
+
+  // Starts the copies of a stage, in order, or of nothing where there is none.
+  __device__ void Copy(int stage) {
+    if (stage < num_stages_) {
+      if (stage % kStagesOfLoad == 0) {
+        pairs_ = next_pairs_;
+        next_pairs_ = LoadPairs(stage + kStagesOfLoad);
+      }
+      const uint32_t to = StageAddress(stage);
+#pragma unroll
+      for (int i = 0; i < kTile * kPairChunks / kWarpThreads; ++i) {
+        const int chunk = i * kWarpThreads + lane_, row = chunk / kPairChunks, column = chunk % kPairChunks;
+        const uint32_t pair = __shfl_sync(kWholeWarp, pairs_, stage % kStagesOfLoad * kTile + row);
+        CopyVector(to + ChunkOffset(row, column), BoundsOf(pair) + column * 16);
+      }
+    }
+    CloseCopies();
+  }
+
+  __device__ static uint4 LoadChunk(uint32_t address) {
+    uint4 chunk;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(chunk.x), "=r"(chunk.y), "=r"(chunk.z), "=r"(chunk.w)
+                 : "r"(address)
+                 : "memory");
+    return chunk;
+  }
+
+  __device__ void LoadStage(int stage, bool widens, uint4 (&smallest)[kSpans], uint4 (&largest)[kSpans]) const {
+    const int row = lane_ / 4;
+    const uint32_t from = StageAddress(stage);
 #pragma unroll
     for (int i = 0; i < kSpans; ++i) {
-      bounds[i] = LoadBlock<Element>(args, pairs, kv_head, channel + i * kSpanChannels);
+      Extremes8<Element> loaded;
+      loaded.smallest = LoadChunk(from + ChunkOffset(row, i * 4 + lane_ % 4));
+      loaded.largest = LoadChunk(from + ChunkOffset(row, kPairChunks / 2 + i * 4 + lane_ % 4));
+      if (widens) {
+        Extremes8<Element> before;
+        before.smallest = smallest[i], before.largest = largest[i];
+        Widen(before, &loaded);
+      }
+      smallest[i] = loaded.smallest, largest[i] = loaded.largest;
     }
-    const int next = tile + tile_step;
-    if (next * kSmallestTileBlocks < row.num_blocks) pairs = pairs_of(next);
-    for (int first_head = 0; first_head < group; first_head += kProductHeads) {
-      const int low_head = first_head + lane_row, high_head = low_head + kProductHeads / 2;
-      const Element* const queries = static_cast<const Element*>(args.q) + first_query * kSpans * kSpanChannels;
+  }
+
+  __device__ uint4 LoadQuery(int head, int span) const {
+    if (head >= group_) return {};
+    return *reinterpret_cast<const uint4*>(queries_ + head * kDim + span * kSpanChannels + lane_ % 4 * kVectorValues);
+  }
+
+  __device__ void Score(const uint4 (&smallest)[kSpans], const uint4 (&largest)[kSpans], int64_t pair_index,
+                        int tile) const {
+#pragma unroll 1
+    for (int first_head = 0; first_head < group_; first_head += kProductHeads) {
+      const int low_head = first_head + lane_ / 4, high_head = low_head + kHeadsOfHalf;
+      const bool has_high = first_head + kHeadsOfHalf < group_;
       float by_smallest[4] = {}, by_largest[4] = {};
 #pragma unroll
       for (int i = 0; i < kSpans; ++i) {
-        const Element* const q = queries + channel + i * kSpanChannels;
-        uint4 low = {}, high = {};
-        if (low_head < group) low = *reinterpret_cast<const uint4*>(q + low_head * kSpans * kSpanChannels);
-        if (high_head < group) high = *reinterpret_cast<const uint4*>(q + high_head * kSpans * kSpanChannels);
-        MultiplyBounds<false>(low, high, bounds[i].smallest, by_smallest);
-        MultiplyBounds<true>(low, high, bounds[i].largest, by_largest);
+        const uint4 low = first_head == 0 ? low_heads_[i] : LoadQuery(low_head, i);
+        const uint4 high = has_high ? LoadQuery(high_head, i) : uint4{};
+        MultiplyBounds<false>(low, high, smallest[i], by_smallest);
+        MultiplyBounds<true>(low, high, largest[i], by_largest);
       }
-      StoreHead(memory, pair, low_head, tile, row.num_blocks, by_smallest[0] + by_largest[0],
+      StoreHead(memory_, pair_index, low_head, tile, row_.num_blocks, by_smallest[0] + by_largest[0],
                 by_smallest[1] + by_largest[1]);
-      if (first_head + kProductHeads / 2 < group) {
-        StoreHead(memory, pair, high_head, tile, row.num_blocks, by_smallest[2] + by_largest[2],
-                  by_smallest[3] + by_largest[3]);
-      }
+      if (!has_high) continue;
+      StoreHead(memory_, pair_index, high_head, tile, row_.num_blocks, by_smallest[2] + by_largest[2],
+                by_smallest[3] + by_largest[3]);
     }
   }
+
+  const SelectBlocksArgs& args_;
+  const ScoreMemory& memory_;
+  const ScoredRow row_;
+  const Element* queries_ = nullptr;
+  const int group_, first_tile_, tile_step_, lane_;
+  const uint32_t ring_;
+  const int page_tokens_, block_pairs_, num_stages_;
+  const int page_pairs_, first_pair_;  // pairs of bounds of a page; those before the KV head's in the first page
+  uint32_t pairs_ = 0, next_pairs_;
+  uint4 low_heads_[kSpans];
+};
+
+// A grid of [splits][KV heads][rows].
+template <int kSpans>
+__global__ void __launch_bounds__(kProductThreads, 4)
+    ScoreByProductsKernel(const __grid_constant__ SelectBlocksArgs args, const __grid_constant__ ScoreMemory memory) {
+  __shared__ __align__(128) uint8_t rings[kProductWarps][kRingBytes];
+  LetNextStart();
+  const SelectorRow& full_row = args.rows[blockIdx.z];
+  const int warp = threadIdx.x / kWarpThreads, kv_head = static_cast<int>(blockIdx.y);
+  TileScorer<kSpans> scorer(args, memory, LoadRow(args, full_row), kv_head,
+                            static_cast<int>(blockIdx.x) * kProductWarps + warp,
+                            static_cast<int>(gridDim.x) * kProductWarps, rings[warp]);
+  scorer.Prefetch();
+  WaitForPrevious();
+  const int64_t first_query = full_row.row * args.num_heads + kv_head * memory.group;
+  scorer.Run(static_cast<const __nv_bfloat16*>(args.q) + first_query * TileScorer<kSpans>::kDim,
+             blockIdx.z * args.cache.num_kv_heads + kv_head);
 }
 
-using ScoreFunction = void (*)(SelectBlocksArgs, ScoreMemory, int);
+using ScoreFunction = void (*)(SelectBlocksArgs, ScoreMemory);
 
 // Null where the shape has none.
 ScoreFunction ProductKernel(const SelectBlocksArgs& args) {
@@ -300,18 +461,16 @@ int ScoreTileBlocks(const SelectBlocksArgs& args) {
 cudaError_t LaunchScoreBlocks(const SelectBlocksArgs& args, const ScoreMemory& memory, cudaStream_t stream) {
   // As many thread blocks as run at once, and at least a few a row, since rows may differ in length.
   const int64_t num_kv_heads = args.cache.num_kv_heads;
-  const auto grid = [&](int64_t blocks_per_multiprocessor, int64_t heads_per_block, int64_t tiles_per_block) {
+  const auto grid = [&](int64_t blocks_per_multiprocessor, int64_t tiles_per_block) {
     constexpr int64_t kFewestSplits = 8;
     const int64_t resident = blocks_per_multiprocessor * CurrentDeviceTraits().num_multiprocessors;
-    const int64_t splits = std::max(resident / (args.num_rows * num_kv_heads / heads_per_block), kFewestSplits);
+    const int64_t splits = std::max(resident / (args.num_rows * num_kv_heads), kFewestSplits);
     const int64_t most = (memory.max_blocks / memory.tile_blocks + tiles_per_block - 1) / tiles_per_block;
-    return dim3(static_cast<unsigned>(std::min(splits, most)), static_cast<unsigned>(num_kv_heads / heads_per_block),
+    return dim3(static_cast<unsigned>(std::min(splits, most)), static_cast<unsigned>(num_kv_heads),
                 static_cast<unsigned>(args.num_rows));
   };
   if (const ScoreFunction products = ProductKernel(args); products != nullptr) {
-    const int heads_per_block = num_kv_heads % 4 == 0 ? 4 : num_kv_heads % 2 == 0 ? 2 : 1;
-    return LaunchKernel(products, grid(5, heads_per_block, kProductThreads / kWarpThreads / heads_per_block),
-                        kProductThreads, 0, stream, args, memory, heads_per_block);
+    return LaunchKernel(products, grid(4, kProductWarps), kProductThreads, 0, stream, args, memory);
   }
   const auto shared_bytes = static_cast<size_t>(memory.group * args.cache.head_dim) * sizeof(float);
   return WithKvElement(args.cache.element, [&]<typename Element>() {
@@ -319,7 +478,7 @@ cudaError_t LaunchScoreBlocks(const SelectBlocksArgs& args, const ScoreMemory& m
     const auto kernel = lanes == 8    ? ScoreKernel<Element, 8>
                         : lanes == 16 ? ScoreKernel<Element, 16>
                                       : ScoreKernel<Element, 32>;
-    return LaunchKernel(kernel, grid(4, 1, 1), kThreads, shared_bytes, stream, args, memory);
+    return LaunchKernel(kernel, grid(4, 1), kThreads, shared_bytes, stream, args, memory);
   });
 }
 

@@ -480,8 +480,8 @@ struct DecodeRow {
   int64_t left_window;  // tokens, kNoLeftWindow for none
 };
 
-// Longest run of distinct pages that one partial softmax state of a decode row covers. Split boundaries follow from
-// the row's own list alone.
+// Longest run of distinct pages that one partial softmax state of a decode row covers, where a kernel has no rule of
+// its own. Split boundaries follow from the row's own list alone.
 inline constexpr int64_t kDecodeSplitPages = 16;
 
 struct DecodeAttentionArgs {
@@ -489,6 +489,8 @@ struct DecodeAttentionArgs {
   const DecodeRow* rows;  // [num_rows]
   const KvList* lists;    // [num_rows][num_kv_heads]
   int64_t num_rows;
+  // Rows, lists and entries stand as the step began: no kernel of it writes them. A device may read them early.
+  bool lists_are_settled = false;
 };
 
 // What query heads have seen of one part of what they read: states of several parts merge to the output over all. A

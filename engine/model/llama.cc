@@ -122,8 +122,11 @@ void Llama::Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv) {
       .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
       .activation = backend_->activation()};
   if (batch.num_decode_rows > 0) {
-    backend_->DecodeAttention(
-        {.common = common, .rows = batch.decode_rows, .lists = batch.decode_lists, .num_rows = batch.num_decode_rows});
+    backend_->DecodeAttention({.common = common,
+                               .rows = batch.decode_rows,
+                               .lists = batch.decode_lists,
+                               .num_rows = batch.num_decode_rows,
+                               .lists_are_settled = !selection_.chooses()});
   }
   if (batch.num_prefill_tiles > 0) {
     backend_->PrefillAttention({.common = common,

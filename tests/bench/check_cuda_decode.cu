@@ -112,8 +112,9 @@ Difference Compare(const Result& reference, const Result& result) {
 bool StatesMatch(const Batch& batch, const Result& result) {
   Array<float> out(batch.OutSize()), maximum(result.lse.size()), sum(result.lse.size());
   for (const auto* array : {&out, &maximum, &sum}) array->SetBytes(0xff);
-  CHECK_CUDA(kernels::cuda::LaunchDecodeStates(batch.Args(), {out.data(), maximum.data(), sum.data()}, batch.Scratch(),
-                                               nullptr));
+  const kernels::DecodeStatesArgs args = {.attention = batch.Args(),
+                                          .states = {out.data(), maximum.data(), sum.data()}};
+  CHECK_CUDA(kernels::cuda::LaunchDecodeStates(args, batch.Scratch(), nullptr));
   CHECK_CUDA(cudaDeviceSynchronize());
   const std::vector<float> outs = out.Get(), maxima = maximum.Get(), sums = sum.Get();
   for (size_t i = 0; i < outs.size(); ++i) {
@@ -134,7 +135,8 @@ bool CheckOne(int index) {
   const int64_t cache_size = shape.num_pages * shape.num_kv_heads * 2 * shape.page_tokens * shape.head_dim;
   Array<uint16_t> cache(static_cast<size_t>(cache_size));
   Fill(cache.data(), cache_size, shape.element);
-  const Batch batch(shape, trial.rows, trial.lists, trial.entries, cache.data());
+  Batch batch(shape, trial.rows, trial.lists, trial.entries, cache.data());
+  batch.lists_are_settled = OneIn(2);
   const auto fast = [&](const kernels::DecodeAttentionArgs& args) {
     return kernels::cuda::LaunchDecodeAttention(args, batch.Scratch(), nullptr);
   };

@@ -164,7 +164,8 @@ struct Batch {
                        .activation = kernels::Activation::kBf16},
             .rows = rows.data(),
             .lists = lists.data() + first_list,
-            .num_rows = shape.num_rows};
+            .num_rows = shape.num_rows,
+            .lists_are_settled = lists_are_settled};
   }
   kernels::cuda::Workspace Scratch() const {
     return {workspace.data(), kernels::cuda::DecodeAttentionWorkspaceBytes(shape.num_rows, shape.num_heads,
@@ -172,6 +173,7 @@ struct Batch {
   }
 
   Shape shape;
+  bool lists_are_settled = false;
   Array<kernels::DecodeRow> rows;
   Array<kernels::KvList> lists;
   Array<kernels::KvEntry> entries;

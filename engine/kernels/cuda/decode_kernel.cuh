@@ -31,10 +31,12 @@ __global__ void __launch_bounds__(kThreads, (Shared<kDim, kHeadTiles, Element>::
     FenceBarrierInit();
   }
   LetNextStart();
-  WaitForPrevious();
+  if (!args.lists_are_settled) WaitForPrevious();
   const int num_items = CountItems(args, plan, shared);
-  if (static_cast<int>(blockIdx.x) >= num_items) return;
-  if (threadIdx.x < kConsumerThreads) {
+  const bool has_item = static_cast<int>(blockIdx.x) < num_items, fetches = threadIdx.x >= kConsumerThreads;
+  if (args.lists_are_settled && !(has_item && fetches)) WaitForPrevious();  // who fetches does so later
+  if (!has_item) return;
+  if (!fetches) {
     Consumer<kDim, kHeadTiles, Element>(args, plan, &shared).Run();
   } else {
     Producer<SharedMemory>(args, plan, &map, &shared).Run(num_items);

@@ -31,7 +31,10 @@ struct Plan {
   int32_t group = 0;
   uint32_t group_heads = 0;  // bit h: the group has a query head h
   int32_t max_splits = 0;
-  uint32_t min_split_entries = 0;
+  // Entries of a split, by the length of the list: of those up to short_entries, up to middle_entries and beyond.
+  uint32_t short_entries = 0;
+  uint32_t middle_entries = 0;
+  uint32_t split_entries[3] = {};
   int32_t head_pairs = 0;         // of a head tile that hold real heads
   int32_t row_tiles = 0;          // of 16 channels
   uint32_t* next_item = nullptr;  // 0 between launches
@@ -41,11 +44,14 @@ struct Plan {
   float2* partial_states = nullptr;
   SoftmaxStates states;  // instead of the output, where there are any
 
-  // A list has fewer than 2^26 entries, a batch fewer than 2^31: products with a split's index fit 32 bits. Divisions
-  // of 64 bits are calls.
+  // A list has fewer than 2^25 entries, a batch fewer than 2^31: products with a split's index, below kMaxSplits, fit
+  // 32 bits. Divisions of 64 bits are calls.
   __host__ __device__ int NumSplits(int64_t num_entries) const {
-    const auto wanted =
-        static_cast<int32_t>((static_cast<uint32_t>(num_entries) + min_split_entries - 1) / min_split_entries);
+    const auto entries = static_cast<uint32_t>(num_entries);
+    const uint32_t each = entries <= short_entries    ? split_entries[0]
+                          : entries <= middle_entries ? split_entries[1]
+                                                      : split_entries[2];
+    const auto wanted = static_cast<int32_t>((entries + each - 1) / each);
     return wanted < 1 ? 1 : wanted < max_splits ? wanted : max_splits;
   }
   __host__ __device__ int32_t partial_tile_size() const { return row_tiles * 8 * head_pairs; }
@@ -79,8 +85,14 @@ struct Shared {
   static constexpr int kRowTiles = kDim / 16;
 
   alignas(1024) uint8_t stages[kStages][kConsumerWarps][kUnitBytes];
-  // A warp owns a quarter of the channels when states are merged: [owner][sender][row tile][lane].
-  float4 exchange[kConsumerWarps][kConsumerWarps - 1][kRowTiles / kConsumerWarps][32];
+  union {
+    // A warp owns a quarter of the channels when states are merged: [owner][sender][row tile][lane].
+    float4 exchange[kConsumerWarps][kConsumerWarps - 1][kRowTiles / kConsumerWarps][32];
+    struct {  // when splits are
+      float4 sums[kConsumerThreads];
+      float weights[kMaxSplits][kHeads];
+    } merge;
+  };
   float2 states[kConsumerWarps][kHeads];  // {maximum, sum}
   Unit units[kStages][kConsumerWarps];
   Item items[kItemsAhead];

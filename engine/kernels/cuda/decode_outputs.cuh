@@ -80,25 +80,26 @@ template <typename SharedMemory>
 class SplitMerger {
  public:
   __device__ SplitMerger(const AttentionCommon& common, const Plan& plan, const Item& item, SharedMemory* shared)
-      : common_(common),
-        plan_(plan),
-        item_(item),
-        shared_(*shared),
-        weights_(reinterpret_cast<float (*)[SharedMemory::kHeads]>(shared->exchange)) {}
+      : common_(common), plan_(plan), item_(item), shared_(*shared) {}
 
   __device__ void Run() {
-    const int tile_size = plan_.partial_tile_size();
+    const int tile_size = plan_.partial_tile_size(), places = kHeadTiles * tile_size;
+    const auto thread = static_cast<int>(threadIdx.x);
+    // Where there are few places, 2^shift threads share one, each a stretch of the splits.
+    const int shift = places <= kConsumerThreads / 4 ? 2 : places <= kConsumerThreads / 2 ? 1 : 0;
+    const int width = kConsumerThreads >> shift, sharer = thread >> (kConsumerThreadBits - shift);
+    const int first_split = item_.num_splits * sharer >> shift, end_split = item_.num_splits * (sharer + 1) >> shift;
     bool is_weighed = false;
 #pragma unroll 1
-    for (int first_place = 0; first_place < kHeadTiles * tile_size; first_place += kConsumerThreads) {
-      const int place = first_place + static_cast<int>(threadIdx.x), tile = place >= tile_size ? 1 : 0;
+    for (int first_place = 0; first_place < places; first_place += width) {
+      const int place = first_place + (thread & (width - 1)), tile = place >= tile_size ? 1 : 0;
       const int row = (place - tile * tile_size) / plan_.head_pairs;
       const int head = tile * kHeadTile + (place - tile * tile_size - row * plan_.head_pairs) * 2;
       float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
-      for (int first = 0; first < item_.num_splits; first += kInFlight) {
+      for (int first = first_split; first < end_split || !is_weighed; first += kInFlight) {
         float4 parts[kInFlight];
-        if (place < kHeadTiles * tile_size) LoadParts(place, first, parts);
+        if (place < places) LoadParts(place, first, end_split, parts);
         if (!is_weighed) {
           for (int i = threadIdx.x / kWarpThreads; i < plan_.group; i += kConsumerWarps) WeighSplits(i);
           SyncConsumers();
@@ -106,11 +107,13 @@ class SplitMerger {
         }
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
-          if (first + i >= item_.num_splits) break;
-          AddWeighted(&sum, parts[i], weights_[first + i][head], weights_[first + i][head + 1]);
+          if (first + i >= end_split) break;
+          AddWeighted(&sum, parts[i], shared_.merge.weights[first + i][head],
+                      shared_.merge.weights[first + i][head + 1]);
         }
       }
-      if (place >= kHeadTiles * tile_size) continue;
+      if (shift > 0) AddSharers(width, &sum);
+      if (place >= places || sharer > 0) continue;
       const float2 totals[2] = {shared_.merged_states[head], shared_.merged_states[head + 1]};
       StoreOut<Channels::kRowDistance>(common_, plan_, item_, head, row / 8 * 16 + Channels::RowChannel(row % 8), sum,
                                        totals);
@@ -119,18 +122,26 @@ class SplitMerger {
 
  private:
   static constexpr int kHeadTiles = SharedMemory::kHeads / kHeadTile;
-  static constexpr int kInFlight = 8;
+  static constexpr int kInFlight = 8, kConsumerThreadBits = 7;
+  static_assert(1 << kConsumerThreadBits == kConsumerThreads);
   using Channels = Fragments<typename SharedMemory::Element>;
-  static_assert(kMaxSplits * SharedMemory::kHeads * sizeof(float) <= sizeof(SharedMemory::exchange));
 
-  // Splits [first, first + kInFlight) of one place of the partial outputs.
-  __device__ void LoadParts(int place, int first, float4 (&parts)[kInFlight]) const {
+  // Splits [first, first + kInFlight), those before `end`, of one place of the partial outputs.
+  __device__ void LoadParts(int place, int first, int end, float4 (&parts)[kInFlight]) const {
     const int64_t stride = kHeadTiles * plan_.partial_tile_size();
     const float4* part = plan_.partial_outs + (item_.first_slot + first) * stride + place;
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
-      if (first + i < item_.num_splits) parts[i] = __ldcg(part + i * stride);
+      if (first + i < end) parts[i] = __ldcg(part + i * stride);
     }
+  }
+
+  // Gives the first of each place's sharers the sum of all.
+  __device__ void AddSharers(int width, float4* sum) {
+    shared_.merge.sums[threadIdx.x] = *sum;
+    SyncConsumers();
+    if (static_cast<int>(threadIdx.x) >= width) return;
+    for (int i = threadIdx.x + width; i < kConsumerThreads; i += width) AddWeighted(sum, shared_.merge.sums[i], 1, 1);
   }
 
   // Weight of each split in the list's state of one head, a warp a head.
@@ -153,7 +164,7 @@ class SplitMerger {
 #pragma unroll
     for (int i = 0; i < kMaxSplits / kWarpThreads; ++i) {
       const float weight = StateWeight(mine[i], maximum);
-      weights_[i * kWarpThreads + lane][head] = weight;
+      shared_.merge.weights[i * kWarpThreads + lane][head] = weight;
       sum = fmaf(mine[i].y, weight, sum);
     }
     sum = WarpSum(sum);
@@ -166,7 +177,6 @@ class SplitMerger {
   const Plan& plan_;
   const Item item_;
   SharedMemory& shared_;
-  float (*const weights_)[SharedMemory::kHeads];  // [split][head], where warps' states are exchanged else
 };
 
 }  // namespace farspan::kernels::cuda::decode

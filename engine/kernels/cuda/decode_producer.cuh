@@ -130,6 +130,10 @@ class Producer {
 #pragma unroll 1
     for (int item = blockIdx.x; item < num_items;) {
       const FoundItem found = Find(item);
+      if (args_.lists_are_settled && num_published_ == 0) {
+        Prefetch(found);
+        WaitForPrevious();
+      }
       Publish({.list = found.list,
                .first_head = static_cast<int32_t>(found.row.row) * plan_.num_heads + found.kv_head * plan_.group,
                .split = static_cast<int32_t>(found.split),
@@ -198,6 +202,19 @@ class Producer {
     ++num_published_;
   }
 
+  // Brings nearer what the item's first copies read, while kernels ahead, which may write the newest of it, go on.
+  __device__ void Prefetch(const FoundItem& item) const {
+    const SeenEntry entry = item.begin + lane_ < item.end ? See(item.entry, item.row, plan_.group_heads) : SeenEntry{};
+    int num_units;
+    const int room = SharedMemory::kStages * kConsumerWarps - WarpPrefix(entry.num_units(), &num_units);
+    const int end = entry.num_units() < room ? entry.num_units() : room;
+#pragma unroll 1
+    for (int unit = 0; unit < end; ++unit) {
+      ForTiles(item.kv_head, entry.page, (entry.begin / kUnitTokens + unit) * kUnitTokens,
+               [this](const TileOrigin& origin, int) { PrefetchTile(map_, origin); });
+    }
+  }
+
   __device__ void FetchEntries(const FoundItem& item) {
     num_filled_ = 0;
     bool is_closed = false;
@@ -260,16 +277,24 @@ class Producer {
   __device__ void CopyUnit(int32_t page, int32_t token) {
     uint8_t* to = shared_.stages[stage_][lane_];
     uint64_t* full = &shared_.stage_full[stage_];
-    const auto plane = static_cast<int32_t>(page * plan_.num_kv_heads + kv_head_);
     ExpectBytes(full, SharedMemory::kUnitBytes);
+    ForTiles(kv_head_, page, token, [this, to, full](const TileOrigin& origin, int column) {
+      CopyTile(to + column * kTileBytes, map_, origin, full);
+    });
+  }
+
+  // Calls body with the origin of each copy of a unit, and with the column of the stage where it lands.
+  template <typename Body>
+  __device__ void ForTiles(int kv_head, int32_t page, int32_t token, const Body& body) const {
+    const auto plane = static_cast<int32_t>(page * plan_.num_kv_heads + kv_head);
     if (args_.common.cache.head_dim == SharedMemory::kColumns * SharedMemory::kColumnElements) {
-      CopyTile(to, map_, {{0, token, 0, 0, plane}}, full);
+      body(TileOrigin{{0, token, 0, 0, plane}}, 0);
       return;
     }
 #pragma unroll 1
     for (int column = 0; column < 2 * SharedMemory::kColumns; ++column) {
       const int32_t channel = column % SharedMemory::kColumns * SharedMemory::kColumnElements;
-      CopyTile(to + column * kTileBytes, map_, {{channel, token, 0, column / SharedMemory::kColumns, plane}}, full);
+      body(TileOrigin{{channel, token, 0, column / SharedMemory::kColumns, plane}}, column);
     }
   }
 

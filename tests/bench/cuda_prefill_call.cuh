@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <algorithm>
 #include <cmath>
@@ -47,18 +49,29 @@ __device__ inline uint32_t Hash(uint64_t x) {
 }
 
 // About normal, with unit variance.
-__global__ void FillKernel(__nv_bfloat16* values, int64_t size, uint64_t seed) {
+template <typename Element>
+__global__ void FillKernel(Element* values, int64_t size, uint64_t seed) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < size;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const uint32_t bits = Hash(seed + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15ull);
     const float sum = static_cast<float>((bits & 255) + (bits >> 8 & 255) + (bits >> 16 & 255) + (bits >> 24));
-    values[i] = __float2bfloat16((sum - 510.0f) / 147.8f);
+    values[i] = Element((sum - 510.0f) / 147.8f);
   }
 }
 
-inline void Fill(void* values, int64_t size, uint64_t seed) {
-  FillKernel<<<1024, 256>>>(static_cast<__nv_bfloat16*>(values), size, seed);
+// Allocates and fills.
+template <typename Element>
+Element* MakeRandom(int64_t size, uint64_t seed) {
+  auto* values = Allocate<Element>(size);
+  FillKernel<<<1024, 256>>>(values, size, seed);
   Check(cudaGetLastError(), "fill");
+  return values;
+}
+
+inline void* MakeCache(KvElement element, int64_t size, uint64_t seed) {
+  if (element == KvElement::kF16) return MakeRandom<__half>(size, seed);
+  if (element == KvElement::kF8E4M3) return MakeRandom<__nv_fp8_e4m3>(size, seed);
+  return MakeRandom<__nv_bfloat16>(size, seed);
 }
 
 __global__ void FillRopeKernel(float* cos_sin, const int64_t* positions, const double* frequencies, int64_t rows,
@@ -96,23 +109,20 @@ struct SceneShape {
   int64_t head_dim = 128;
   int64_t page_tokens = 64;
   int64_t num_pages = 0;
+  KvElement element = KvElement::kBf16;
 };
 
 inline void FinishScene(const SceneShape& shape, const std::vector<KvEntry>& entries, const std::vector<KvList>& lists,
                         uint64_t seed, Scene* scene) {
   const int64_t rows = scene->num_rows, size = rows * shape.num_heads * shape.head_dim, pairs = shape.head_dim / 2;
   AttentionCommon& common = scene->args.common;
-  common.cache = {.element = KvElement::kBf16,
+  common.cache = {.element = shape.element,
                   .num_pages = shape.num_pages,
                   .num_kv_heads = shape.num_kv_heads,
                   .page_tokens = shape.page_tokens,
                   .head_dim = shape.head_dim};
-  const int64_t cache_size = shape.num_pages * common.cache.page_elements();
-  common.cache.data = scene->Own(Allocate<__nv_bfloat16>(cache_size));
-  Fill(common.cache.data, cache_size, seed);
-  auto* q = scene->Own(Allocate<__nv_bfloat16>(size));
-  Fill(q, size, seed + 1);
-  common.q = q;
+  common.cache.data = scene->Own(MakeCache(shape.element, shape.num_pages * common.cache.page_elements(), seed));
+  common.q = scene->Own(MakeRandom<__nv_bfloat16>(size, seed + 1));
   common.out = scene->Own(Allocate<__nv_bfloat16>(size));
   common.lse = scene->Own(Allocate<float>(rows * shape.num_heads));
   Check(cudaMemset(common.out, 0xff, static_cast<size_t>(size) * 2), "poison");

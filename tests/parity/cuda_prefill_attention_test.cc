@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The portable CUDA prefill attention against the portable CPU kernel, on fresh random inputs with poisoned outputs.
+// The portable CUDA prefill attention against the portable CPU kernel, on fresh random inputs with poisoned outputs:
+// caches of bf16, fp16 and fp8, every head_dim, groups of 1 to 16 heads, every page size.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -26,21 +28,45 @@ using kernels::KvList;
 using kernels::PrefillTile;
 using kernels::Random;
 
-constexpr int kTrials = 30;
-constexpr double kTolerance = 2e-2;  // weights, outputs and turned queries are rounded to bf16
+constexpr int kTrials = 45;
+// Queries, keys and values of a scene lie in [-kLargest, kLargest], and both sides read the same.
+constexpr double kLargest = 2;
+constexpr double kBf16Rounding = 1.0 / 512;  // relative, of one value
+
+// How far results may lie from the CPU's, which are of float32 arithmetic.
+struct Tolerance {
+  double out_absolute, out_relative, lse_absolute, lse_relative;
+};
+
+// Sums and products of scores are float32 on both sides, and exact powers' errors are of that size. Weights are rounded
+// to 16 bits before they meet values, but not for the denominator, and so are outputs. A query turned to a cap is
+// rounded to 16 bits: the errors of its channels are independent, and a score's stays within a few times
+// kBf16Rounding * scale * sqrt(head_dim) * |product|; it moves the log-sum-exp by as much, an output by as much times
+// the largest value.
+Tolerance ToleranceFor(const kernels::SceneShape& shape, bool turns) {
+  const double head_dim = static_cast<double>(shape.head_dim), scale = 1 / std::sqrt(head_dim);
+  const double largest_score = head_dim * kLargest * kLargest * scale;
+  const double turned = turns ? kBf16Rounding * scale * std::sqrt(head_dim) * kLargest * kLargest : 0;
+  return {.out_absolute = kBf16Rounding * kLargest + turned * kLargest + 1e-4,
+          .out_relative = kBf16Rounding,
+          .lse_absolute = largest_score / (1 << 20) + turned + 1e-5,
+          .lse_relative = 1e-5};
+}
 
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 kernels::SceneShape FastShape(Random* random) {
   constexpr int64_t kHeadDims[] = {64, 80, 96, 128, 256}, kPageTokens[] = {16, 32, 64};
+  constexpr kernels::KvElement kElements[] = {kernels::KvElement::kBf16, kernels::KvElement::kF16,
+                                              kernels::KvElement::kF8E4M3};
   kernels::SceneShape shape;
   shape.num_kv_heads = random->Integer(1, 2);
-  shape.group = random->Integer(1, 6);
+  shape.group = random->OneIn(4) ? random->Integer(7, 16) : random->Integer(1, 6);
   shape.head_dim = kHeadDims[random->Integer(0, 4)];
   shape.rope_dim = random->OneIn(2) ? shape.head_dim : shape.head_dim / 2;
   shape.page_tokens = kPageTokens[random->Integer(0, 2)];
   shape.context_tokens = random->Integer(1, random->OneIn(3) ? 900 : 200);
-  shape.element = kernels::KvElement::kBf16;
+  shape.element = kElements[random->Integer(0, 2)];
   return shape;
 }
 
@@ -128,22 +154,28 @@ class CudaPrefillAttentionTest : public ::testing::Test {
   void ExpectMatchesCpu(const AttentionScene& scene, const AttentionWork& work) {
     SCOPED_TRACE(testing::Message() << "head_dim " << scene.shape().head_dim << " group " << scene.shape().group
                                     << " page " << scene.shape().page_tokens << " context "
-                                    << scene.shape().context_tokens);
+                                    << scene.shape().context_tokens << " element "
+                                    << static_cast<int>(scene.shape().element));
     const AttentionResult cpu = Run(*cpu_, kernels::Activation::kF32, scene, work), cuda = RunCuda(scene, work);
-    const auto expect_near = [](const std::vector<float>& expected, const std::vector<float>& got) {
-      ASSERT_EQ(expected.size(), got.size());
-      for (size_t i = 0; i < expected.size(); ++i) {
-        if (std::isnan(expected[i])) {
-          ASSERT_TRUE(std::isnan(got[i])) << "at " << i << ": " << got[i];
-        } else if (std::isinf(expected[i])) {
-          ASSERT_EQ(got[i], expected[i]) << "at " << i;
-        } else {
-          ASSERT_NEAR(got[i], expected[i], kTolerance * (1 + std::fabs(expected[i]))) << "at " << i;
-        }
+    const bool turns = std::any_of(work.entries.begin(), work.entries.end(),
+                                   [](const auto& entry) { return entry.query_cap != kernels::kNoQueryCap; });
+    const Tolerance tolerance = ToleranceFor(scene.shape(), turns);
+    ExpectNear(cpu.out, cuda.out, tolerance.out_absolute, tolerance.out_relative);
+    ExpectNear(cpu.lse, cuda.lse, tolerance.lse_absolute, tolerance.lse_relative);
+  }
+
+  static void ExpectNear(const std::vector<float>& expected, const std::vector<float>& got, double absolute,
+                         double relative) {
+    ASSERT_EQ(expected.size(), got.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      if (std::isnan(expected[i])) {
+        ASSERT_TRUE(std::isnan(got[i])) << "at " << i << ": " << got[i];
+      } else if (std::isinf(expected[i])) {
+        ASSERT_EQ(got[i], expected[i]) << "at " << i;
+      } else {
+        ASSERT_NEAR(got[i], expected[i], absolute + relative * std::fabs(expected[i])) << "at " << i;
       }
-    };
-    expect_near(cpu.out, cuda.out);
-    expect_near(cpu.lse, cuda.lse);
+    }
   }
 
   // Random entries for a scene, one list for all heads or one each; random tiles over its last queries.

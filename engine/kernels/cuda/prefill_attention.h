@@ -8,7 +8,8 @@
 
 namespace farspan::kernels::cuda {
 
-// bf16 cache, head_dim 64, 80, 96, 128 or 256, pages of at most kMaxPageTokens, a scale that is not negative.
+// A cache of bf16, fp16 or fp8, head_dim 64, 80, 96, 128 or 256, pages of at most kMaxPageTokens, a scale that is not
+// negative.
 bool PortablePrefillSupports(const PrefillAttentionArgs& args);
 
 // By warp-level matrix products of 16-bit elements, on sm_80 and later. Thread blocks start with the last tiles, so

@@ -31,7 +31,11 @@ enum class Sight : uint8_t {
   kByPiece,
 };
 
-struct PlanBlock {
+struct alignas(8) PlanBlock {
+  int whole_row;  // of the cache, for the key at slot 0 where one piece is the block, else negative
+  bool is_plain;  // every query sees every key, with the cap of the block before
+  bool is_last;   // of the plan
+  uint16_t unused;
   uint8_t first_piece;
   uint8_t num_pieces;
   Sight sight;
@@ -136,6 +140,7 @@ __device__ inline bool SeeBlock(const PrefillWork& work, const PlanPiece* pieces
   }
   const int even_length = kBlockKeys / block->num_pieces;
   block->piece_shift = even && num_keys == kBlockKeys ? static_cast<uint8_t>(31 - __clz(even_length)) : kUneven;
+  block->whole_row = block->num_pieces == 1 && num_keys == kBlockKeys ? first.row : -1;
   block->tokens = tokens;
   block->first_delta = least;
   block->window = first.window;
@@ -169,6 +174,8 @@ __device__ inline void KeepSeenBlocks(bool seen, PlanBlock block, PlanCursor* cu
   const unsigned earlier = seen_lanes & ((1u << lane) - 1);
   const int cap_before = __shfl_sync(kWholeWarp, block.cap, earlier == 0 ? 0 : 31 - __clz(earlier));
   block.turns_query = block.cap != (earlier == 0 ? cursor->cap : cap_before);
+  block.is_plain = block.sight == Sight::kAll && !block.turns_query;
+  block.is_last = seen_lanes >> lane == 1;
   if (seen) plan->blocks[__popc(earlier)] = block;
   const int last_cap = __shfl_sync(kWholeWarp, block.cap, seen_lanes == 0 ? 0 : 31 - __clz(seen_lanes));
   __syncwarp();

@@ -6,54 +6,125 @@
 
 #include <cstdint>
 
-#include "engine/kernels/cuda/matrix_fragments.cuh"
+#include "engine/kernels/cuda/prefill_elements.cuh"
 #include "engine/kernels/cuda/prefill_plan.cuh"
 
 namespace farspan::kernels::cuda {
 
-// Starts copying a block's keys and values into the stage at `shared`; slots that hold no seen key become zeros.
+// Starts copies of blocks of keys and values into planes of shared memory; slots that hold no seen key become zeros.
 template <typename S>
-__device__ __forceinline__ void CopyBlock(const KvLayerView& cache, const PrefillPlan& plan, int index,
-                                          uint32_t shared) {
-  constexpr int kHeadDim = S::kHeadDim, kChunks = kHeadDim / 8, kBlockKeys = S::kBlockKeys, kThreads = S::kThreads;
-  constexpr int kCopies = (kBlockKeys * kChunks + kThreads - 1) / kThreads;
-  const int num_pieces = plan.blocks[index].num_pieces, piece_shift = plan.blocks[index].piece_shift;
-  const PlanPiece* pieces = plan.pieces + plan.blocks[index].first_piece;
-  const auto* data = static_cast<const uint8_t*>(cache.data);
-  const int64_t values = cache.page_tokens * kHeadDim * 2;  // bytes from a key to its value
-  const int thread = static_cast<int>(threadIdx.x);
-  if (piece_shift != kUneven) {
-    // All rows are found before the first copy starts: a copy waits for whatever was read before it.
-    int rows[kCopies];
-#pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int slot = min((thread + i * kThreads) / kChunks, kBlockKeys - 1);
-      rows[i] = pieces[slot >> piece_shift].row + slot;
+class BlockCopier {
+ private:
+  static constexpr int kRowBytes = S::kHeadDim * S::Element::kBytes, kChunks = kRowBytes / 16;
+  static constexpr int kBlockKeys = S::kBlockKeys, kThreads = S::kThreads;
+  // Whether a thread copies one chunk of every kStride-th row.
+  static constexpr bool kAligned = kThreads % kChunks == 0 && kBlockKeys * kChunks % kThreads == 0;
+  static constexpr int kStride = kAligned ? kThreads / kChunks : 1;
+
+ public:
+  // Where a block goes: a plane of keys, and its two steps of values.
+  struct Target {
+    uint32_t keys, values, late_values;
+  };
+
+  // A thread's part of a block whose rows lie one behind the other in the cache.
+  struct Whole {
+    static constexpr int kPlaneCopies = kAligned ? kBlockKeys / kStride : 0, kCopies = 2 * kPlaneCopies;
+
+    const uint8_t* source = nullptr;  // null where there is none
+    int64_t value_bytes = 0;          // from a key to its value
+    Target target = {};
+
+    template <int kCopy>
+    __device__ __forceinline__ void Start() const {
+      constexpr int kPlaneCopy = kCopy % kPlaneCopies;
+      constexpr bool kIsLate = kPlaneCopy >= kPlaneCopies / 2;
+      const uint8_t* row = source + kPlaneCopy * kStride * kRowBytes;
+      const int offset = S::Tile::template RowOffset<kStride>(kPlaneCopy);
+      if constexpr (kCopy < kPlaneCopies) {
+        CopyAsync16If(source != nullptr, target.keys + offset, row);
+      } else {
+        CopyAsync16If(source != nullptr, kIsLate ? target.late_values + offset - S::kStepBytes : target.values + offset,
+                      row + value_bytes);
+      }
     }
-#pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int copy = thread + i * kThreads, slot = copy / kChunks, chunk = copy % kChunks;
-      if (kBlockKeys * kChunks % kThreads != 0 && copy >= kBlockKeys * kChunks) break;
-      const uint8_t* key = data + static_cast<int64_t>(rows[i]) * (kHeadDim * 2) + chunk * 16;
-      const uint32_t target = shared + S::Tile::Offset(slot, chunk);
-      CopyAsync16(target, key);
-      CopyAsync16(target + S::kPlaneBytes, key + values);
+
+    template <int kCopy = 0>
+    __device__ __forceinline__ void StartAll() const {
+      if constexpr (kCopy < kCopies) {
+        Start<kCopy>();
+        StartAll<kCopy + 1>();
+      }
     }
-    return;
+  };
+
+  __device__ explicit BlockCopier(const KvLayerView& cache)
+      : cache_(cache),
+        data_(static_cast<const uint8_t*>(cache.data) + threadIdx.x / kChunks * kRowBytes + threadIdx.x % kChunks * 16),
+        target_(S::Tile::Offset(threadIdx.x / kChunks, threadIdx.x % kChunks)) {}
+
+  __device__ static bool IsWhole(int whole_row) { return kAligned && whole_row >= 0; }
+
+  // The copies of a block, if it IsWhole().
+  __device__ __forceinline__ Whole FindWhole(int whole_row, const Target& to) const {
+    if (!IsWhole(whole_row)) return {};
+    return {.source = data_ + static_cast<int64_t>(whole_row) * kRowBytes,
+            .value_bytes = cache_.page_tokens * kRowBytes,
+            .target = {to.keys + target_, to.values + target_, to.late_values + target_}};
   }
-  int piece = 0;
+
+  // Starts the copies of any block.
+  __device__ __forceinline__ void CopyPieces(const PrefillPlan& plan, int index, const Target& to) const {
+    CopyPlane(plan, index, 0, to.keys, to.keys + S::kStepBytes);
+    CopyPlane(plan, index, cache_.page_tokens * kRowBytes, to.values, to.late_values);
+  }
+
+ private:
+  // `begin` and `late` are where slot 0 and the second step's first go.
+  __device__ __forceinline__ void CopyPlane(const PrefillPlan& plan, int index, int64_t data_offset, uint32_t begin,
+                                            uint32_t late) const {
+    const PlanBlock& block = plan.blocks[index];
+    const PlanPiece* pieces = plan.pieces + block.first_piece;
+    const auto* data = static_cast<const uint8_t*>(cache_.data) + data_offset;
+    const auto target = [begin, late](int slot, int chunk) {
+      return (slot < S::kKeyStep ? begin : late - S::kStepBytes) + S::Tile::Offset(slot, chunk);
+    };
+    int thread;  // read here, lest what follows from it be computed where no pieces are copied
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    if (block.piece_shift != kUneven) {
+      // All rows are found before the first copy starts: a copy waits for whatever was read before it.
+      constexpr int kParts = (kBlockKeys * kChunks + kThreads - 1) / kThreads;
+      const int piece_shift = block.piece_shift;
+      int rows[kParts];
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) {
+        const int slot = min((thread + i * kThreads) / kChunks, kBlockKeys - 1);
+        rows[i] = pieces[slot >> piece_shift].row + slot;
+      }
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) {
+        const int copy = thread + i * kThreads, slot = copy / kChunks, chunk = copy % kChunks;
+        if (!kAligned && copy >= kBlockKeys * kChunks) break;
+        CopyAsync16(target(slot, chunk), data + static_cast<int64_t>(rows[i]) * kRowBytes + chunk * 16);
+      }
+      return;
+    }
+    const int num_pieces = block.num_pieces;
+    int piece = 0;
 #pragma unroll 1
-  for (int copy = thread; copy < kBlockKeys * kChunks; copy += kThreads) {
-    const int slot = copy / kChunks, chunk = copy % kChunks;
-    while (piece + 1 < num_pieces && pieces[piece + 1].begin <= slot) ++piece;
-    const bool valid = slot < pieces[piece].end;
-    const int64_t row = valid ? pieces[piece].row + slot : 0;
-    const uint8_t* key = data + row * (kHeadDim * 2) + chunk * 16;
-    const uint32_t target = shared + S::Tile::Offset(slot, chunk);
-    CopyAsync16(target, key, valid);
-    CopyAsync16(target + S::kPlaneBytes, key + values, valid);
+    for (int copy = thread; copy < kBlockKeys * kChunks; copy += kThreads) {
+      const int slot = copy / kChunks, chunk = copy % kChunks;
+      while (piece + 1 < num_pieces && pieces[piece + 1].begin <= slot) ++piece;
+      const bool valid = slot < pieces[piece].end;
+      const int64_t row = valid ? pieces[piece].row + slot : 0;
+      CopyAsync16(target(slot, chunk), data + row * kRowBytes + chunk * 16, valid);
+    }
   }
-}
+
+  const KvLayerView& cache_;
+  const uint8_t* data_;  // the thread's part of the cache's first row
+  uint32_t target_;      // and of a plane
+};
 
 // cos and sin of `position` * `inverse_frequency`; the angle is reduced in float64.
 __device__ inline float2 CosSin(int64_t position, double inverse_frequency) {
@@ -82,7 +153,7 @@ __device__ inline void CopyQueries(const AttentionCommon& common, const PrefillW
   for (int i = lane; i < S::kWarpRows * kChunks; i += kWarpThreads) {
     const int row = warp * S::kWarpRows + i / kChunks, chunk = i % kChunks;
     const int64_t index = work.VectorIndex(common, first_row + row);
-    CopyAsync16(SharedAddress(queries) + S::Tile::Offset(row, chunk),
+    CopyAsync16(SharedAddress(queries) + S::QueryTile::Offset(row, chunk),
                 q + (index < 0 ? 0 : index * S::kHeadDim + chunk * 8), index >= 0);
   }
 }
@@ -95,6 +166,7 @@ __device__ inline void WriteQueries(const AttentionCommon& common, const Prefill
   const int lane = static_cast<int>(threadIdx.x % kWarpThreads), warp = static_cast<int>(threadIdx.x / kWarpThreads);
   for (int pair = lane; pair < S::kHeadDim / 2; pair += kWarpThreads) {
     const bool turns = cap != kFarAway && 2 * pair < common.rope_dim;
+    const int stored = Fragments<typename S::Element>::QueryPair(pair);
     const float2 at_cap =
         turns ? CosSin(work.tile.first_position + cap, common.inverse_frequencies[pair]) : make_float2(1, 0);
 #pragma unroll 8
@@ -112,11 +184,29 @@ __device__ inline void WriteQueries(const AttentionCommon& common, const Prefill
           q = make_float2(q.x * turn_cos - q.y * turn_sin, q.x * turn_sin + q.y * turn_cos);
         }
       }
-      *reinterpret_cast<uint32_t*>(queries + S::Tile::Offset(row, pair / 4) + pair % 4 * 4) =
+      *reinterpret_cast<uint32_t*>(queries + S::QueryTile::Offset(row, stored / 4) + stored % 4 * 4) =
           S::Element::Pack(q.x, q.y);
     }
   }
   __syncwarp();
+}
+
+// Writes what a lane holds of the 16 channels from 8 * `chunk` on of one row, which is vector `index` of the batch.
+template <typename S>
+__device__ __forceinline__ void WriteValues(const AttentionCommon& common, int64_t index, int row, int chunk,
+                                            const float (&values)[4], uint8_t* queries) {
+  using Loaded = Fragments<typename S::Element>;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float2 pair = make_float2(values[Loaded::ValueIndex(2 * i)], values[Loaded::ValueIndex(2 * i + 1)]);
+    const int channel = chunk * 8 + Loaded::ValueChannel(static_cast<int>(threadIdx.x % 4), i);
+    if (common.activation == Activation::kBf16) {
+      *reinterpret_cast<uint32_t*>(queries + S::QueryTile::Offset(row, channel / 8) + channel % 8 * 2) =
+          Bf16Element::Pack(pair.x, pair.y);
+    } else if (index >= 0) {
+      *reinterpret_cast<float2*>(common.out_f32() + index * S::kHeadDim + channel) = pair;
+    }
+  }
 }
 
 // Writes the warp's normalised rows, through its part of the queries' shared memory where they are 16-bit. Row tiles
@@ -140,13 +230,11 @@ __device__ inline void WriteResults(const AttentionCommon& common, const Prefill
       common.lse[index] = kLn2 * (log2f(sum) - sums.offset[tile][half]);
     }
 #pragma unroll
-    for (int n = 0; n < kChunks; ++n) {
-      const float low = sums.out[tile][n][2 * half] * inverse, high = sums.out[tile][n][2 * half + 1] * inverse;
-      if (common.activation == Activation::kBf16) {
-        *reinterpret_cast<uint32_t*>(queries + S::Tile::Offset(row, n) + lane % 4 * 4) = Bf16Element::Pack(low, high);
-      } else if (index >= 0) {
-        *reinterpret_cast<float2*>(common.out_f32() + index * kHeadDim + n * 8 + lane % 4 * 2) = make_float2(low, high);
-      }
+    for (int n = 0; n < kChunks; n += 2) {
+      const float(&low)[4] = sums.out[tile][n], (&high)[4] = sums.out[tile][n + 1];
+      const float values[4] = {low[2 * half] * inverse, low[2 * half + 1] * inverse, high[2 * half] * inverse,
+                               high[2 * half + 1] * inverse};
+      WriteValues<S>(common, index, row, n, values, queries);
     }
   }
   if (common.activation != Activation::kBf16) return;
@@ -156,7 +244,7 @@ __device__ inline void WriteResults(const AttentionCommon& common, const Prefill
     const int64_t index = work.VectorIndex(common, first_row + row);
     if (index < 0) break;
     *reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(common.out) + index * kHeadDim + chunk * 8) =
-        *reinterpret_cast<const uint4*>(queries + S::Tile::Offset(row, chunk));
+        *reinterpret_cast<const uint4*>(queries + S::QueryTile::Offset(row, chunk));
   }
 }
 

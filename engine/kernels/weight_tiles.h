@@ -59,6 +59,13 @@ constexpr TileTraits TraitsOfTiles(WeightType type) {
   }
 }
 
+// The tiles of the same values as blocks of kQ4_0 or kQ8_0; the blocks' own type where tiles do not cover their shape.
+constexpr WeightType TilesOf(const WeightView& blocks) {
+  if (blocks.rows % kTileRows != 0 || blocks.columns % kTileColumns != 0) return blocks.type;
+  if (blocks.type == WeightType::kQ4_0) return WeightType::kTiled4;
+  return blocks.type == WeightType::kQ8_0 ? WeightType::kTiled8 : blocks.type;
+}
+
 // Where a value of a tile is.
 struct TilePlace {
   int chunk;  // of 32 columns

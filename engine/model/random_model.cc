@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/absl_view.h"
 #include "engine/base/check.h"
+#include "engine/base/log.h"
 #include "engine/base/status_macros.h"
 #include "engine/kernels/random_block.h"
 #include "engine/kernels/weight_tiles.h"
@@ -94,14 +95,23 @@ class RandomWeights final : public WeightSource {
     return factors;
   }
 
-  absl::Status Finish() override { return backend_->Wait(backend_->Submit()); }
+  absl::Status Finish() override {
+    if (num_without_tiles_ > 0) {
+      Log().warn(
+          "quantised weights of {} tensors have no tiles and are multiplied slowly: rows must be a multiple of {}, "
+          "columns of {}",
+          num_without_tiles_, kernels::kTileRows, kernels::kTileColumns);
+    }
+    return backend_->Wait(backend_->Submit());
+  }
 
  private:
   static constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 
+  bool IsQuantised() const { return type_ == kernels::WeightType::kQ4_0 || type_ == kernels::WeightType::kQ8_0; }
+
   absl::Status CheckColumns(std::string_view name, int64_t columns) const {
-    const bool quantised = type_ == kernels::WeightType::kQ4_0 || type_ == kernels::WeightType::kQ8_0;
-    if (!quantised || columns % kernels::kQuantBlock == 0) return absl::OkStatus();
+    if (!IsQuantised() || columns % kernels::kQuantBlock == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("tensor ", AbslView(name), ": expected rows of a multiple of ",
                                                    kernels::kQuantBlock, " values for quantised weights, got ",
                                                    columns));
@@ -115,7 +125,9 @@ class RandomWeights final : public WeightSource {
   // Tiles have the values of the blocks that they are made of: a tile's row has as many bytes as a block's.
   absl::StatusOr<kernels::WeightView> Fill(std::string_view name, void* device, int64_t rows, int64_t columns) {
     kernels::WeightView view = {.data = device, .type = type_, .rows = rows, .columns = columns};
-    const bool tiled = backend_->weight_layout() == kernels::WeightLayout::kTiles && TiledTypeOf(view) != type_;
+    const bool wants_tiles = backend_->weight_layout() == kernels::WeightLayout::kTiles;
+    const bool tiled = wants_tiles && kernels::TilesOf(view) != type_;
+    if (wants_tiles && IsQuantised() && !tiled) ++num_without_tiles_;
     std::unique_ptr<Buffer> blocks;
     if (tiled) {
       FARSPAN_ASSIGN_OR_RETURN(
@@ -131,18 +143,12 @@ class RandomWeights final : public WeightSource {
     if (!tiled) return view;
     backend_->PackTiles({.blocks = view, .tiles = device});
     FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));  // before the blocks go
-    return kernels::WeightView{.data = device, .type = TiledTypeOf(view), .rows = rows, .columns = columns};
-  }
-
-  // Of the same values; `blocks.type` itself for what has none.
-  static kernels::WeightType TiledTypeOf(const kernels::WeightView& blocks) {
-    if (blocks.rows % kernels::kTileRows != 0 || blocks.columns % kernels::kTileColumns != 0) return blocks.type;
-    if (blocks.type == kernels::WeightType::kQ4_0) return kernels::WeightType::kTiled4;
-    return blocks.type == kernels::WeightType::kQ8_0 ? kernels::WeightType::kTiled8 : blocks.type;
+    return kernels::WeightView{.data = device, .type = kernels::TilesOf(view), .rows = rows, .columns = columns};
   }
 
   const RandomModelOptions& random_;
   const kernels::WeightType type_;
+  int64_t num_without_tiles_ = 0;
 };
 
 }  // namespace

@@ -184,23 +184,24 @@ std::optional<WeightType> TiledType(GgufTensorType type, int64_t rows, int64_t c
   }
 }
 
-bool PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
-               std::span<std::byte> tiles) {
+std::optional<int64_t> PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows,
+                                 int64_t columns, std::span<std::byte> tiles) {
   const std::optional<WeightType> tiled = TiledType(type, num_rows, columns);
   FARSPAN_CHECK(tiled.has_value());
   const TileTraits traits = kernels::TraitsOfTiles(*tiled);
   const int64_t row_bytes = static_cast<int64_t>(rows.size()) / num_rows;
   FARSPAN_CHECK(static_cast<int64_t>(tiles.size()) == num_rows * kernels::WeightRowBytes(*tiled, columns));
   std::fill(tiles.begin(), tiles.end(), std::byte{0});
-  bool finite = true;
+  std::optional<int64_t> first_refused;
   for (int64_t row = 0; row < num_rows; ++row) {
     for (int64_t index = 0; index < columns / kChunk; ++index) {
       const Chunk chunk = ReadChunk(type, rows.data() + row * row_bytes, index);
       std::byte* tile = tiles.data() + kernels::TileOffset(traits, columns, row, index * kChunk);
-      finite = PutChunk(traits, chunk, static_cast<int>(row % kernels::kTileRows), index, tile) && finite;
+      const bool finite = PutChunk(traits, chunk, static_cast<int>(row % kernels::kTileRows), index, tile);
+      if (!finite && !first_refused.has_value()) first_refused = row;
     }
   }
-  return finite;
+  return first_refused;
 }
 
 std::optional<WeightType> PanelType(GgufTensorType type, int64_t rows, int64_t columns) {

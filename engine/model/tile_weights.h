@@ -16,8 +16,8 @@ namespace farspan {
 std::optional<kernels::WeightType> TiledType(GgufTensorType type, int64_t rows, int64_t columns);
 
 // Packs whole rows, a multiple of 16 of them, in the file's layout into tiles; `tiles` holds
-// num_rows * WeightRowBytes(). False where a scale leaves the range of a half float.
-bool PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
+// num_rows * WeightRowBytes(). Returns the first row of which a scale leaves the range of a half float, if any does.
+std::optional<int64_t> PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
                std::span<std::byte> tiles);
 
 // The same for panels.

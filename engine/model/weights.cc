@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -80,8 +81,10 @@ absl::Status ConvertRows(const GgufTensor& tensor, kernels::WeightType type, int
   const int64_t columns = tensor.columns(), row_bytes = tensor.row_bytes();
   const int64_t num_rows = static_cast<int64_t>(rows.size()) / row_bytes;
   if (kernels::IsTiled(type)) {
-    if (!PackTiles(tensor.type, rows, num_rows, columns, out)) return RefuseNonFinite(tensor, first_row);
-    return absl::OkStatus();
+    const std::optional<int64_t> refused = PackTiles(tensor.type, rows, num_rows, columns, out);
+    if (!refused.has_value()) return absl::OkStatus();
+    return Refuse(tensor.name, "scales in the range of half floats",
+                  absl::StrCat("a larger one in row ", first_row + *refused));
   }
   if (kernels::IsPanel(type)) {
     if (!PackPanels(tensor.type, rows, num_rows, columns, out)) return RefuseNonFinite(tensor, first_row);

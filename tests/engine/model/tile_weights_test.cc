@@ -49,7 +49,7 @@ TEST(TileWeightsTest, TilesStandForTheValuesOfTheirBlocks) {
     ASSERT_TRUE(type.has_value());
     const std::vector<std::byte> rows = RandomRows(tiled, &random);
     std::vector<std::byte> tiles(static_cast<size_t>(kRows * kernels::WeightRowBytes(*type, kColumns)));
-    ASSERT_TRUE(PackTiles(tiled.type, rows, kRows, kColumns, tiles));
+    ASSERT_EQ(PackTiles(tiled.type, rows, kRows, kColumns, tiles), std::nullopt);
     const kernels::WeightView view = {.data = tiles.data(), .type = *type, .rows = kRows, .columns = kColumns};
     const size_t row_bytes = rows.size() / kRows;
     for (int64_t row = 0; row < kRows; ++row) {
@@ -103,15 +103,17 @@ TEST(TileWeightsTest, ShapesThatTilesDoNotCoverHaveNone) {
   EXPECT_FALSE(TiledType(GgufTensorType::kBf16, 32, 64).has_value());
 }
 
-TEST(TileWeightsTest, AScaleBeyondHalfFloatsIsReported) {
+TEST(TileWeightsTest, TheRowOfAScaleBeyondHalfFloatsIsReported) {
   kernels::Random random;
   std::vector<std::byte> rows = RandomRows(kCases[5], &random);
   const uint16_t huge = FloatToF16(60000.0f);
-  std::memcpy(rows.data(), &huge, sizeof(huge));
-  rows[4] = std::byte{63};  // the first group's scale
+  constexpr size_t kRow = 5;
+  std::byte* block = rows.data() + kRow * (rows.size() / kRows);
+  std::memcpy(block, &huge, sizeof(huge));
+  block[4] = std::byte{63};  // the first group's scale
   std::vector<std::byte> tiles(
       static_cast<size_t>(kRows * kernels::WeightRowBytes(kernels::WeightType::kTiled4Min, kColumns)));
-  EXPECT_FALSE(PackTiles(GgufTensorType::kQ4_K, rows, kRows, kColumns, tiles));
+  EXPECT_EQ(PackTiles(GgufTensorType::kQ4_K, rows, kRows, kColumns, tiles), std::optional<int64_t>(kRow));
 }
 
 TEST(TileWeightsTest, BlocksArePutOneByOneAsTheyArePackedTogether) {
@@ -120,7 +122,7 @@ TEST(TileWeightsTest, BlocksArePutOneByOneAsTheyArePackedTogether) {
     const std::vector<std::byte> rows = RandomRows(tiled, &random);
     const kernels::WeightType type = *TiledType(tiled.type, kRows, kColumns);
     std::vector<std::byte> expected(rows.size()), got(rows.size(), std::byte{0xff});
-    ASSERT_TRUE(PackTiles(tiled.type, rows, kRows, kColumns, expected));
+    ASSERT_EQ(PackTiles(tiled.type, rows, kRows, kColumns, expected), std::nullopt);
     const kernels::TileTraits traits = kernels::TraitsOfTiles(type);
     const auto* block = reinterpret_cast<const uint8_t*>(rows.data());
     for (int64_t row = 0; row < kRows; ++row) {

@@ -106,13 +106,22 @@ struct PackTilesArgs {
   void* tiles;
 };
 
+// Stands in a row's token id for what an op before wrote as drawn_token_ids[slot]: the host need not know it yet.
+constexpr int32_t DrawnTokenId(int64_t slot) { return static_cast<int32_t>(-1 - slot); }
+
 // out[r] = dequantised table[token_ids[r]]
 struct EmbedArgs {
-  const int32_t* token_ids;  // [num_rows], each in [0, table.rows)
+  const int32_t* token_ids;  // [num_rows], each in [0, table.rows) or a DrawnTokenId
   WeightView table;          // [vocab][width]
   float* out;                // [num_rows][width]
   int64_t num_rows;
+  const int32_t* drawn_token_ids = nullptr;  // by slot; read for rows that name one
 };
+
+constexpr int32_t TokenIdOf(const EmbedArgs& args, int64_t row) {
+  const int32_t id = args.token_ids[row];
+  return id >= 0 ? id : args.drawn_token_ids[-1 - id];
+}
 
 // out[r][i] = x'[r][i] / sqrt(mean(x'[r]^2) + epsilon) * weight[i], x' being x, or those of its rows that `rows` names;
 // out may be x where it is all of them.

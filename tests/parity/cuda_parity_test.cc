@@ -85,11 +85,19 @@ TEST_F(CudaParityTest, EmbedForEveryWeightType) {
       const int64_t columns = 32 * random_.Integer(1, 30), vocab = random_.Integer(1, 200),
                     rows = random_.Integer(1, 40);
       const kernels::RandomWeight weight = kernels::MakeWeight(type, vocab, columns, &random_);
-      std::vector<int32_t> tokens;
-      for (int64_t row = 0; row < rows; ++row) tokens.push_back(static_cast<int32_t>(random_.Integer(0, vocab - 1)));
+      std::vector<int32_t> tokens, drawn;
+      for (int64_t row = 0; row < rows; ++row) {
+        tokens.push_back(static_cast<int32_t>(random_.Integer(0, vocab - 1)));
+        drawn.push_back(static_cast<int32_t>(random_.Integer(0, vocab - 1)));
+        if (random_.OneIn(3)) tokens.back() = kernels::DrawnTokenId(random_.Integer(0, row));
+      }
       ExpectEqualWithin(1e-7, [&](Backend& backend, DeviceArrays& arrays) {
         auto* out = const_cast<float*>(arrays.Put(Poison(rows * columns)));
-        backend.Embed({.token_ids = arrays.Put(tokens), .table = arrays.Put(weight), .out = out, .num_rows = rows});
+        backend.Embed({.token_ids = arrays.Put(tokens),
+                       .table = arrays.Put(weight),
+                       .out = out,
+                       .num_rows = rows,
+                       .drawn_token_ids = arrays.Put(drawn)});
         return arrays.Get(out, static_cast<size_t>(rows * columns));
       });
       if (HasFatalFailure()) return;

@@ -20,7 +20,7 @@ __global__ void EmbedKernel(EmbedArgs args) {
   WaitForPrevious();
   const int64_t first = GlobalThread() * kValues, width = args.table.columns;
   if (first >= args.num_rows * width) return;
-  const int64_t token = args.token_ids[first / width], column = first % width;
+  const int64_t token = TokenIdOf(args, first / width), column = first % width;
   const void* table = args.table.data;
   if constexpr (kValues == 1) {
     args.out[first] = LoadWeightAt<kType>(table, width, token, column);

@@ -23,11 +23,20 @@ TEST(EmbedTest, CopiesTheTokensRows) {
       const RandomWeight table = MakeWeight(type, vocabulary, width, &random);
       std::vector<int32_t> ids(Index(random.Integer(1, 70)));
       for (int32_t& id : ids) id = static_cast<int32_t>(random.Integer(0, vocabulary - 1));
+      // Some rows name the place where their id was drawn.
+      std::vector<int32_t> named = ids, drawn(ids.size(), -1);
+      for (size_t row = 0; row < ids.size(); ++row) {
+        if (!random.OneIn(3)) continue;
+        const size_t slot = ids.size() - 1 - row;
+        drawn[slot] = ids[row];
+        named[row] = DrawnTokenId(static_cast<int64_t>(slot));
+      }
       std::vector<float> out(ids.size() * Index(width), kNan);
-      const EmbedArgs args = {.token_ids = ids.data(),
+      const EmbedArgs args = {.token_ids = named.data(),
                               .table = table.view,
                               .out = out.data(),
-                              .num_rows = static_cast<int64_t>(ids.size())};
+                              .num_rows = static_cast<int64_t>(ids.size()),
+                              .drawn_token_ids = drawn.data()};
       RunShuffled(level->embed, args, &random);
       for (int64_t i = 0; i < static_cast<int64_t>(out.size()); ++i) {
         const double expected = table.values[Index(ids[Index(i / width)] * width + i % width)];

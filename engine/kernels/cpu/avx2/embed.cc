@@ -19,7 +19,7 @@ void Run(const EmbedArgs& args, int64_t task, void* scratch) {
   float* values = static_cast<float*>(scratch);
   float* scales = values + RoundUpToLanes(args.table.columns);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    DequantizeRow(args.table, args.token_ids[row], scales, values);
+    DequantizeRow(args.table, TokenIdOf(args, row), scales, values);
     std::memcpy(args.out + row * args.table.columns, values, static_cast<size_t>(args.table.columns) * sizeof(float));
   }
 }

@@ -10,7 +10,7 @@ int64_t NumTasks(const EmbedArgs& args) { return NumRowTasks(args.num_rows, args
 void Run(const EmbedArgs& args, int64_t task, void*) {
   const RowSpan rows = RowsOfTask(task, args.num_rows, args.table.columns);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    DequantizeRow(args.table, args.token_ids[row], args.out + row * args.table.columns);
+    DequantizeRow(args.table, TokenIdOf(args, row), args.out + row * args.table.columns);
   }
 }
 

@@ -65,10 +65,18 @@ AttentionTraffic TrafficOf(const AttentionPlan& plan, TokenRange queries, const 
           .side_read_bytes = chosen_layers * scored_bounds * layer_token_bytes};
 }
 
-void AppendRows(const Sequence& sequence, TokenRange queries, ForwardBatch* batch) {
+// A token that the step before draws is forced, or named by the place of its draw.
+TokenId TokenOrItsDraw(const Sequence& sequence, int64_t position, int64_t draw_row_before) {
+  if (position < sequence.num_tokens()) return sequence.token(position);
+  const std::vector<TokenId>& forced = sequence.request().forced_tokens;
+  if (!forced.empty()) return forced[static_cast<size_t>(position - sequence.prompt_tokens())];
+  return kernels::DrawnTokenId(draw_row_before);
+}
+
+void AppendRows(const Sequence& sequence, TokenRange queries, int64_t draw_row_before, ForwardBatch* batch) {
   const BlockTable& pages = sequence.block_table();
   for (int64_t position = queries.begin; position < queries.end; ++position) {
-    batch->token_ids.push_back(sequence.token(position));
+    batch->token_ids.push_back(TokenOrItsDraw(sequence, position, draw_row_before));
     batch->positions.push_back(position);
     batch->kv_slots.push_back({.page = static_cast<int32_t>(pages.page_of(position)),
                                .token = static_cast<int32_t>(position % pages.page_tokens())});
@@ -127,16 +135,16 @@ int64_t NumEntriesBefore(const ForwardBatch& batch, int64_t begin, int64_t posit
   return end - first;
 }
 
-DrawRequest NextToken(const Sequence& sequence, int64_t logit_row) {
+// The token at `position`.
+DrawRequest NextToken(const Sequence& sequence, int64_t position, int64_t logit_row) {
   const Request& request = sequence.request();
-  DrawRequest draw = {
-      .logit_row = logit_row,
-      .given_token = std::nullopt,
-      .num_alternatives = request.logprobs,
-      .sampling = request.sampling,
-      .counts = &sequence.counts(),
-      .key = {.seed = request.sampling.seed, .position = sequence.num_tokens(), .sample_index = sequence.sample()}};
-  const auto forced = static_cast<size_t>(sequence.num_generated());
+  DrawRequest draw = {.logit_row = logit_row,
+                      .given_token = std::nullopt,
+                      .num_alternatives = request.logprobs,
+                      .sampling = request.sampling,
+                      .counts = &sequence.counts(),
+                      .key = {.seed = request.sampling.seed, .position = position, .sample_index = sequence.sample()}};
+  const auto forced = static_cast<size_t>(position - sequence.prompt_tokens());
   if (forced < request.forced_tokens.size()) draw.given_token = request.forced_tokens[forced];
   return draw;
 }
@@ -144,22 +152,23 @@ DrawRequest NextToken(const Sequence& sequence, int64_t logit_row) {
 // The rows of `queries` whose logits are wanted, and what is made of each: where the prompt's log-probabilities are
 // asked for, its own next token; behind the last known token, the next one. The first sample speaks for all of the
 // prompt, and what it reported before a preemption it does not report again.
-int64_t AppendDraws(const Sequence& sequence, TokenRange queries, BuiltBatch* built) {
+int64_t AppendDraws(TokenRange queries, Sequence* sequence, BuiltBatch* built) {
   ForwardBatch& batch = built->forward;
   const int64_t first_row = batch.num_rows() - queries.begin;
-  const std::optional<int> alternatives = sequence.request().prompt_logprobs;
+  const std::optional<int> alternatives = sequence->request().prompt_logprobs;
   const size_t num_before = built->draws.size();
-  if (sequence.prefilling() && !sequence.follows() && alternatives) {
-    const int64_t end = std::min(queries.end, sequence.prompt_tokens() - 1);
-    for (int64_t position = std::max(queries.begin, sequence.reported_prompt_tokens()); position < end; ++position) {
+  if (!sequence->follows() && alternatives) {
+    const int64_t end = std::min(queries.end, sequence->prompt_tokens() - 1);
+    for (int64_t position = std::max(queries.begin, sequence->reported_prompt_tokens()); position < end; ++position) {
       built->draws.push_back({.logit_row = batch.num_logit_rows(),
-                              .given_token = sequence.token(position + 1),
+                              .given_token = sequence->token(position + 1),
                               .num_alternatives = alternatives});
       batch.logit_rows.push_back(first_row + position);
     }
   }
-  if (queries.end == sequence.num_tokens()) {
-    built->draws.push_back(NextToken(sequence, batch.num_logit_rows()));
+  if (sequence->draws()) {
+    sequence->SetDrawRow(batch.num_logit_rows());
+    built->draws.push_back(NextToken(*sequence, queries.end, batch.num_logit_rows()));
     batch.logit_rows.push_back(first_row + queries.end - 1);
   }
   return static_cast<int64_t>(built->draws.size() - num_before);
@@ -212,13 +221,14 @@ BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* 
   BuiltBatch built;
   ForwardBatch& batch = built.forward;
   for (const StepPlan::Run& run : plan.runs) {
-    const Sequence& sequence = scheduler->sequence(run.id);
-    const TokenRange queries = {.begin = sequence.computed(), .end = sequence.computed() + sequence.in_flight()};
+    Sequence& sequence = scheduler->sequence(run.id);
+    const TokenRange queries = {.begin = sequence.scheduled() - run.num_tokens, .end = sequence.scheduled()};
     BatchRun batch_run = {.id = run.id,
                           .num_tokens = queries.size(),
-                          .prefill = sequence.prefilling(),
+                          .prefill = queries.begin < sequence.prompt_tokens(),
                           .first_draw = static_cast<int64_t>(built.draws.size())};
-    batch_run.num_draws = AppendDraws(sequence, queries, &built);
+    const int64_t draw_row_before = sequence.draw_row();
+    batch_run.num_draws = AppendDraws(queries, &sequence, &built);
     // A chunk is planned as one; decode rows, several after a preemption, one by one as they were the first time.
     const int64_t planned_together = batch_run.prefill ? queries.size() : 1;
     for (int64_t begin = queries.begin; begin < queries.end; begin += planned_together) {
@@ -234,7 +244,7 @@ BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* 
                               &batch);
       }
     }
-    AppendRows(sequence, queries, &batch);
+    AppendRows(sequence, queries, draw_row_before, &batch);
     built.runs.push_back(batch_run);
   }
   return built;

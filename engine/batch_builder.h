@@ -36,7 +36,7 @@ struct BuiltBatch {
 };
 
 // The batch of a committed plan: each sequence's pages are taken and its tokens in flight. Asks each policy once a
-// decode row or prefill chunk.
+// decode row or prefill chunk. A token that the step begun before this one draws is a DrawnTokenId.
 BuiltBatch BuildBatch(const StepPlan& plan, const ModelShape& shape, Scheduler* scheduler);
 
 // What one sequence reads, as the arrays of a batch: a decode row that is or becomes row `row`, or a prompt's chunk

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <thread>
@@ -25,6 +26,7 @@ absl::Status CheckConfig(const EngineConfig& config, const EngineParts& parts) {
         absl::StrCat("max_num_batched_tokens: must be at most the ", parts.model->max_batch_rows(),
                      " rows that the model was loaded for, got ", config.max_num_batched_tokens));
   }
+  if (config.max_steps_in_flight < 1) return absl::InvalidArgumentError("max_steps_in_flight: must be at least 1");
   if (config.max_num_queued_requests < 1 || config.max_num_queued_tokens < 1 ||
       config.max_num_queued_requests_per_tenant < 1) {
     return absl::InvalidArgumentError("the queue limits must be at least 1");
@@ -37,7 +39,9 @@ absl::Status CheckConfig(const EngineConfig& config, const EngineParts& parts) {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, EngineParts parts) {
   FARSPAN_CHECK(parts.backend && parts.model && parts.kv_cache && parts.metrics && parts.clock);
   FARSPAN_RETURN_IF_ERROR(CheckConfig(config, parts));
-  return std::unique_ptr<Engine>(new Engine(config, std::move(parts)));
+  EngineConfig runnable = config;
+  runnable.max_steps_in_flight = std::min(config.max_steps_in_flight, parts.model->max_steps_in_flight());
+  return std::unique_ptr<Engine>(new Engine(runnable, std::move(parts)));
 }
 
 Engine::Engine(const EngineConfig& config, EngineParts parts)
@@ -75,7 +79,9 @@ absl::StatusOr<std::shared_ptr<RequestHandle>> Engine::Submit(Request request, s
                                                       " needs side data that this server does not keep"));
   }
   const int64_t total_tokens = static_cast<int64_t>(request.prompt.size()) + request.stop.max_tokens;
-  const int64_t pages = policy.MaxPages(total_tokens, config_.max_num_batched_tokens);
+  // A sequence may have rows in every step in flight before it lets go of what the first of them read.
+  const int64_t chunk_tokens = config_.max_num_batched_tokens * config_.max_steps_in_flight;
+  const int64_t pages = policy.MaxPages(total_tokens, chunk_tokens);
   if (pages > parts_.kv_cache->num_pages()) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens need ", pages, " KV pages under ",
                                                    policy.Describe(), "; this server has ",

@@ -33,6 +33,7 @@ struct EngineConfig {
   SteadyDuration max_inter_token_latency{};
   // Waiting this long counts as one step of priority.
   SteadyDuration priority_ageing = std::chrono::seconds(10);
+  int64_t max_steps_in_flight = 2;  // 1 waits for each step; more than the model allows are not begun
   bool poison_freed_pages = false;  // tests: a freed page becomes NaN
 };
 

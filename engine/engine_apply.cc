@@ -7,24 +7,39 @@
 
 namespace farspan {
 
-void EngineLoop::Apply(const BuiltBatch& built, std::span<DrawResult> results) {
-  const ModelShape& shape = parts_->model->shape();
-  for (const BatchRun& run : built.runs) {
-    Sequence& sequence = scheduler_.sequence(run.id);
-    RequestStatistics& statistics = sequence.statistics();
-    (run.prefill ? statistics.prefill : statistics.decode).Add(run.traffic);
-    const int64_t held_pages = sequence.block_table().num_resident_pages() - sequence.num_inherited_pages();
-    statistics.peak_resident_bytes = std::max(statistics.peak_resident_bytes, held_pages * shape.kv_bytes_per_page());
-    if ((sequence.request().policy->needs() & kSelectorFeatures) != PlanFeatures::kNone) {
-      statistics.side_data_bytes =
-          std::max(statistics.side_data_bytes, held_pages * parts_->kv_cache->side_data_bytes_per_page());
+void EngineLoop::Apply(StepInFlight* step, std::span<DrawResult> results) {
+  for (const BatchRun& run : step->runs) {
+    Sequence* const sequence = scheduler_.FindRunning(run.id);
+    if (Overran(*step, sequence)) {
+      step->event.overrun_rows += run.num_tokens;
+      continue;
     }
-    parts_->metrics->OnTraffic(
-        {.policy = sequence.request().policy->name(), .prefill = run.prefill, .traffic = run.traffic});
-    sequence.CompleteStep(run.drop);
-    ApplyDraws(run.prefill, &sequence,
+    CountStep(run, sequence);
+    sequence->CompleteStep(run.num_tokens, run.drop);
+    ApplyDraws(run.prefill, sequence,
                results.subspan(static_cast<size_t>(run.first_draw), static_cast<size_t>(run.num_draws)));
   }
+}
+
+// Whether the step began before it was known that the sequence had ended: its rows are nothing to anybody.
+bool EngineLoop::Overran(const StepInFlight& step, const Sequence* sequence) const {
+  if (sequence == nullptr || sequence->outcome()) return true;
+  const RequestHandle& handle = sequence->group().handle();
+  return step.ahead && (handle.cancelled() || handle.stopped(sequence->sample()));
+}
+
+void EngineLoop::CountStep(const BatchRun& run, Sequence* sequence) {
+  const AttentionPolicy& policy = *sequence->request().policy;
+  RequestStatistics& statistics = sequence->statistics();
+  (run.prefill ? statistics.prefill : statistics.decode).Add(run.traffic);
+  const int64_t held_pages = sequence->block_table().num_resident_pages() - sequence->num_inherited_pages();
+  statistics.peak_resident_bytes =
+      std::max(statistics.peak_resident_bytes, held_pages * parts_->model->shape().kv_bytes_per_page());
+  if ((policy.needs() & kSelectorFeatures) != PlanFeatures::kNone) {
+    statistics.side_data_bytes =
+        std::max(statistics.side_data_bytes, held_pages * parts_->kv_cache->side_data_bytes_per_page());
+  }
+  parts_->metrics->OnTraffic({.policy = policy.name(), .prefill = run.prefill, .traffic = run.traffic});
 }
 
 // The first draw that failed is the sequence's outcome; what comes before it is still reported.

@@ -29,6 +29,7 @@ EngineLoop::EngineLoop(const EngineConfig& config, EngineParts* parts, EngineInb
       prefix_index_(&pool_),
       scheduler_({.max_num_seqs = config.max_num_seqs,
                   .max_num_batched_tokens = config.max_num_batched_tokens,
+                  .max_steps_in_flight = config.max_steps_in_flight,
                   .max_inter_token_latency = config.max_inter_token_latency,
                   .priority_ageing = config.priority_ageing},
                  &pool_, &prefix_index_) {}
@@ -42,6 +43,7 @@ void EngineLoop::Run() {
   }
   DrainInbox();
   scheduler_.EndAll(ShutdownOutcome());
+  while (!in_flight_.empty()) EndOldestStep();
   Step();
 }
 
@@ -52,31 +54,55 @@ SteadyTime EngineLoop::SleepUntil() {
 bool EngineLoop::Step() {
   const SteadyTime start = Now();
   DrainInbox();
-  const StepPlan plan = scheduler_.Plan(start);
+  StepPlan plan = scheduler_.Plan(start);
+  const bool waits = !in_flight_.empty() && !MayRunAhead(plan);
+  if (waits) {
+    while (!in_flight_.empty()) EndOldestStep();
+    // Where there was nothing to plan, a call that begins with what the step drew does.
+    plan = plan.empty() ? StepPlan() : scheduler_.Plan(start);
+  }
   if (plan.empty()) {
     FARSPAN_CHECK(!scheduler_.idle() || pool_.num_used() == 0, "pages used while idle: ", pool_.num_used());
     PublishGauges();
-    return false;
+    return waits;
   }
   Committed committed = scheduler_.Commit(plan, start);
   for (const PageCopy& copy : committed.copies) parts_->kv_cache->CopyPage(copy.from, copy.to);
   Retire(std::move(committed.retired));
   PoisonFreedPages();
   ReportPlan(plan);
-  if (plan.runs.empty()) return true;
-  const BuiltBatch built = BuildBatch(plan, parts_->model->shape(), &scheduler_);
-  const absl::Status status = RunBatch(built);
-  if (absl::IsResourceExhausted(status)) {
-    Log().error("a step was abandoned: {}", std::string(status.message()));
-    AbandonStep(built);
-    return true;
-  }
-  if (!status.ok()) {
-    Fail(status);
-    return true;
-  }
-  FinishStep(built, start);
+  if (!plan.runs.empty()) BeginStep(plan, start);
+  if (std::ssize(in_flight_) >= config_.max_steps_in_flight) EndOldestStep();
+  if (waits || !plan.runs.empty()) PublishGauges();
   return true;
+}
+
+// Preempting takes from a sequence what a step in flight computes, a fork shares it, and penalties count what it draws.
+bool EngineLoop::MayRunAhead(const StepPlan& plan) const {
+  return !plan.empty() && plan.forks.empty() && plan.preempt.empty() && !scheduler_.NeedsDrawnTokens();
+}
+
+void EngineLoop::BeginStep(const StepPlan& plan, SteadyTime now) {
+  BuiltBatch built = BuildBatch(plan, parts_->model->shape(), &scheduler_);
+  parts_->model->BeginStep(built.forward, built.draws, *parts_->kv_cache);
+  StepInFlight step = {.event = EventOf(built), .begun = now, .ahead = !in_flight_.empty()};
+  step.runs = std::move(built.runs);
+  in_flight_.push_back(std::move(step));
+}
+
+void EngineLoop::EndOldestStep() {
+  StepInFlight step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  absl::StatusOr<std::vector<DrawResult>> results = parts_->model->EndStep();
+  if (absl::IsResourceExhausted(results.status())) {
+    Log().error("a step was abandoned: {}", std::string(results.status().message()));
+    AbandonSteps(step);
+  } else if (!results.ok()) {
+    Fail(results.status());
+  } else {
+    Apply(&step, *results);
+    FinishStep(std::move(step));
+  }
 }
 
 void EngineLoop::DrainInbox() {
@@ -160,23 +186,23 @@ void EngineLoop::ReportStart(Sequence* sequence) {
                            .queue_duration = sequence->statistics().first_step - sequence->statistics().arrival});
 }
 
-absl::Status EngineLoop::RunBatch(const BuiltBatch& built) {
-  FARSPAN_RETURN_IF_ERROR(parts_->model->Forward(built.forward, *parts_->kv_cache));
-  FARSPAN_ASSIGN_OR_RETURN(std::vector<DrawResult> results, parts_->model->Draw(built.draws));
-  Apply(built, results);
-  return absl::OkStatus();
-}
-
-// One request of the batch makes room, the one that would be preempted first; the others run again without it.
-void EngineLoop::AbandonStep(const BuiltBatch& built) {
-  Sequence* last = nullptr;
-  for (const BatchRun& run : built.runs) {
-    Sequence& sequence = scheduler_.sequence(run.id);
-    if (sequence.in_flight() == 0) continue;
-    sequence.AbandonStep();
-    if (last == nullptr || Scheduler::RanksBefore(*last, sequence)) last = &sequence;
+// One request of the batch makes room, the one that would be preempted first; the others run again without it. What ran
+// behind the step that failed read what it did not write.
+void EngineLoop::AbandonSteps(const StepInFlight& failed) {
+  absl::Status fault;
+  for (; !in_flight_.empty(); in_flight_.pop_front()) {
+    const absl::Status status = parts_->model->EndStep().status();
+    if (!status.ok() && !absl::IsResourceExhausted(status)) fault = status;
   }
-  FARSPAN_CHECK(last != nullptr);
+  Sequence* last = nullptr;
+  for (const BatchRun& run : failed.runs) {
+    Sequence* const sequence = scheduler_.FindRunning(run.id);
+    if (Overran(failed, sequence)) continue;
+    if (last == nullptr || Scheduler::RanksBefore(*last, *sequence)) last = sequence;
+  }
+  for (const auto& sequence : scheduler_.running()) sequence->AbandonSteps();
+  if (!fault.ok()) return Fail(fault);
+  if (last == nullptr) return;
   last->SetOutcome({.reason = FinishReason::kError,
                     .status = absl::ResourceExhaustedError("there was no memory to run the request's next step")});
 }
@@ -184,6 +210,7 @@ void EngineLoop::AbandonStep(const BuiltBatch& built) {
 void EngineLoop::Fail(const absl::Status& fault) {
   Log().error("the device has failed: {}", std::string(fault.message()));
   inbox_->PublishFault(fault);
+  for (; !in_flight_.empty(); in_flight_.pop_front()) parts_->model->EndStep().IgnoreError();
   scheduler_.EndAll(
       {.reason = FinishReason::kError, .status = absl::UnavailableError("the device has failed; try another replica")});
 }
@@ -233,18 +260,24 @@ std::vector<PolicyGauges> EngineLoop::GaugesByPolicy() const {
   return gauges;
 }
 
-void EngineLoop::FinishStep(const BuiltBatch& built, SteadyTime start) {
-  ++num_steps_;
-  StepEvent event = {.duration = Now() - start, .num_sequences = static_cast<int64_t>(built.runs.size())};
+StepEvent EngineLoop::EventOf(const BuiltBatch& built) {
+  StepEvent event = {.num_sequences = static_cast<int64_t>(built.runs.size())};
   std::set<std::string_view> policies;
   for (const BatchRun& run : built.runs) {
     (run.prefill ? event.prefill_tokens : event.decode_rows) += run.num_tokens;
     policies.insert(scheduler_.sequence(run.id).request().policy->name());
   }
   event.num_policies = static_cast<int64_t>(policies.size());
-  scheduler_.ObserveStep(event.duration, event.decode_rows, event.prefill_tokens);
-  parts_->metrics->OnStep(event);
-  PublishGauges();
+  return event;
+}
+
+// A step's duration is the time that it kept the ones behind it waiting.
+void EngineLoop::FinishStep(StepInFlight step) {
+  ++num_steps_;
+  const SteadyTime now = Now();
+  step.event.duration = now - std::max(step.begun, std::exchange(last_step_end_, now));
+  scheduler_.ObserveStep(step.event.duration, step.event.decode_rows, step.event.prefill_tokens);
+  parts_->metrics->OnStep(step.event);
 }
 
 }  // namespace farspan

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// EngineLoop: what the engine thread does, one step at a time: drain, plan, commit, forward, apply.
+// EngineLoop: what the engine thread does, one step at a time: drain, plan, commit, begin, apply. Where the model may
+// have two steps in flight, a step is planned and begun while the one before it runs, and applied when that has ended.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -26,7 +28,7 @@ class EngineLoop {
   EngineLoop(const EngineConfig& config, EngineParts* parts, EngineInbox* inbox);
   ~EngineLoop();
 
-  // One step. False when there was nothing to do.
+  // Begins one step and applies the oldest that had to end for it. False when there was nothing to do.
   bool Step();
   // Steps until the inbox is told to stop, then ends every live request.
   void Run();
@@ -35,23 +37,36 @@ class EngineLoop {
   EngineAccounting Account() const;
 
  private:
+  // What is kept of a step from its begin to its end.
+  struct StepInFlight {
+    std::vector<BatchRun> runs;
+    StepEvent event;
+    SteadyTime begun{};
+    bool ahead = false;  // another one was in flight when it began
+  };
+
   void DrainInbox();
   void Accept(Submission submission);
   void Retire(std::vector<std::unique_ptr<Sequence>> retired);
   void Finish(Sequence* sequence);
   void ReportPlan(const StepPlan& plan);
   void ReportStart(Sequence* sequence);
-  absl::Status RunBatch(const BuiltBatch& built);
-  void Apply(const BuiltBatch& built, std::span<DrawResult> results);
+  bool MayRunAhead(const StepPlan& plan) const;
+  void BeginStep(const StepPlan& plan, SteadyTime now);
+  void EndOldestStep();
+  void Apply(StepInFlight* step, std::span<DrawResult> results);
+  bool Overran(const StepInFlight& step, const Sequence* sequence) const;
+  void CountStep(const BatchRun& run, Sequence* sequence);
   void ApplyDraws(bool prefill, Sequence* sequence, std::span<DrawResult> results);
   void ReportToken(Sequence* sequence, TokenId token, std::vector<TokenLogprobs> logprobs);
   void DecideOutcome(Sequence* sequence, TokenId token);
-  void AbandonStep(const BuiltBatch& built);
+  void AbandonSteps(const StepInFlight& failed);
   void Fail(const absl::Status& fault);
   void PoisonFreedPages();
   void PublishGauges();
   std::vector<PolicyGauges> GaugesByPolicy() const;
-  void FinishStep(const BuiltBatch& built, SteadyTime start);
+  StepEvent EventOf(const BuiltBatch& built);
+  void FinishStep(StepInFlight step);
   SteadyTime Now() const { return parts_->clock->Now(); }
 
   const EngineConfig config_;
@@ -60,6 +75,8 @@ class EngineLoop {
   PagePool pool_;
   PrefixIndex prefix_index_;
   Scheduler scheduler_;
+  std::deque<StepInFlight> in_flight_;  // oldest first
+  SteadyTime last_step_end_{};
   int64_t num_steps_ = 0;
   int64_t next_sequence_id_ = 0;
 };

@@ -54,9 +54,9 @@ struct DeviceMemory {
 // Names a submitted step; tickets complete in order.
 enum class StepTicket : uint64_t {};
 
-// Engine thread only, except what says that it is thread-safe. Ops are enqueued in call order; pointers must stay valid
-// until the ticket of the Submit that follows has been waited for. An op cannot fail by itself: a device fault is the
-// status of Wait.
+// Engine thread only, except what says that it is thread-safe. Ops are enqueued in call order and run in it, those of a
+// step after those of the steps before; pointers must stay valid until the ticket of the Submit that follows has been
+// waited for. An op cannot fail by itself: a device fault is the status of Wait.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -122,13 +122,16 @@ class Backend {
 
   // Whether Draw runs here; where not, tokens are drawn on the host.
   virtual bool draws() const = 0;
-  // At most kMaxDrawRows. `args.drawn` is null: what was drawn lies in host memory, readable from the step's completion
-  // to the next Draw.
+  // At most kMaxDrawRows, once a step. `args.drawn` is null: what was drawn lies in host memory, readable from the
+  // step's completion until as many more steps have begun as may be in flight.
   virtual const kernels::DrawnRow* Draw(const kernels::DrawArgs& args) = 0;
 
+  // Steps that may be submitted and not waited for: 1 or 2.
+  virtual int64_t max_steps_in_flight() const { return 1; }
   virtual StepTicket Submit() = 0;
-  // Returns when the step has completed. RESOURCE_EXHAUSTED when there was no memory for one of its ops: what the step
-  // wrote is undefined, later steps may run. A sticky device fault is INTERNAL here and at every later call.
+  // Returns when the step, one of the last so many, has completed. RESOURCE_EXHAUSTED when there was no memory for one
+  // of its ops: what the step wrote is undefined, later steps may run. A sticky device fault is INTERNAL here and at
+  // every later call.
   virtual absl::Status Wait(StepTicket ticket) = 0;
 
   template <typename T>

@@ -67,10 +67,6 @@ class DeviceBuffer final : public Buffer {
   std::atomic<int64_t>& held_bytes_;
 };
 
-struct FreePinned {
-  void operator()(void* memory) const { cudaFreeHost(memory); }
-};
-
 // Rows of the largest recorded step, and of one launch of decode attention.
 constexpr int64_t kMaxDecodeRows = 256;
 // Rows whose scores are held at a time.
@@ -113,6 +109,8 @@ class DeviceCudaBackend final : public Backend {
   const void* Stage(std::span<const std::byte> host) override { return StageMutable(host); }
   void* StageMutable(std::span<const std::byte> host) override {
     if (!fault_.ok() || !step_status_.ok() || host.empty()) return nullptr;
+    // The pinned memory is that of the step before the last, whose end is seldom waited for here.
+    if (waited_ + 1 < submitted_) Check("wait", cudaEventSynchronize(steps_[(submitted_ + 1) % 2].end));
     void* const device = step_memory_.Stage(host);
     if (device == nullptr) {
       step_status_ = absl::ResourceExhaustedError(
@@ -166,13 +164,23 @@ class DeviceCudaBackend final : public Backend {
   bool draws() const override { return true; }
   const kernels::DrawnRow* Draw(const kernels::DrawArgs& args) override;
 
-  StepTicket Submit() override { return StepTicket{++submitted_}; }
+  int64_t max_steps_in_flight() const override { return 2; }
+  StepTicket Submit() override {
+    CudaStep& step = steps_[++submitted_ % 2];
+    step.status = std::exchange(step_status_, absl::OkStatus());
+    if (OnDevice()) Check("submit", cudaEventRecord(step.end, stream_));
+    step_memory_.BeginNextStep();
+    timer_.BeginNextStep();
+    return StepTicket{submitted_};
+  }
   absl::Status Wait(StepTicket ticket) override {
-    FARSPAN_CHECK(static_cast<uint64_t>(ticket) <= submitted_, "ticket=", static_cast<uint64_t>(ticket));
-    if (OnDevice()) Check("wait", cudaStreamSynchronize(stream_));
-    if (fault_.ok()) Check("timing", timer_.Collect());
-    step_memory_.Reset();
-    const absl::Status status = std::exchange(step_status_, absl::OkStatus());
+    const auto number = static_cast<uint64_t>(ticket);
+    FARSPAN_CHECK(number > 0 && number <= submitted_ && number + 2 > submitted_, "ticket=", number);
+    CudaStep& step = steps_[number % 2];
+    if (OnDevice()) Check("wait", cudaEventSynchronize(step.end));
+    waited_ = std::max(waited_, number);
+    if (fault_.ok()) Check("timing", timer_.Collect(number));
+    const absl::Status status = std::exchange(step.status, absl::OkStatus());
     return fault_.ok() ? status : fault_;
   }
 
@@ -230,21 +238,25 @@ class DeviceCudaBackend final : public Backend {
   std::unique_ptr<Buffer> select_workspace_;
   int64_t max_blocks_ = 0;  // that a context may have
   std::unique_ptr<Buffer> draw_workspace_;
-  std::unique_ptr<kernels::DrawnRow, FreePinned> drawn_;  // [kMaxDrawRows], written by the device
   std::optional<CudaLayers> layers_;
   CudaOpTimer timer_;
   CudaGraphs graphs_;
-  uint64_t submitted_ = 0;
-  absl::Status step_status_;  // of the step that is being enqueued
-  absl::Status fault_;        // sticky
+  std::array<CudaStep, 2> steps_;  // the steps of even and odd numbers
+  uint64_t submitted_ = 0;         // number of the step submitted last, the first being 1
+  uint64_t waited_ = 0;            // of the latest that is known to have ended
+  absl::Status step_status_;       // of the step that is being enqueued
+  absl::Status fault_;             // sticky
 };
 
 absl::Status DeviceCudaBackend::TakeWorkspace() {
   constexpr int64_t kDequantizedBytes = int64_t{64} << 20;
-  void* drawn = nullptr;
   constexpr int64_t kDrawnBytes = kernels::kMaxDrawRows * static_cast<int64_t>(sizeof(kernels::DrawnRow));
-  FARSPAN_RETURN_IF_ERROR(AllocationStatus(cudaMallocHost(&drawn, kDrawnBytes), kDrawnBytes, "drawn tokens"));
-  drawn_.reset(static_cast<kernels::DrawnRow*>(drawn));
+  for (CudaStep& step : steps_) {
+    void* drawn = nullptr;
+    FARSPAN_RETURN_IF_ERROR(AllocationStatus(cudaMallocHost(&drawn, kDrawnBytes), kDrawnBytes, "drawn tokens"));
+    step.drawn.reset(static_cast<kernels::DrawnRow*>(drawn));
+    Check("event", cudaEventCreateWithFlags(&step.end, cudaEventDisableTiming));
+  }
   FARSPAN_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(CudaGemm::kWorkspaceBytes, MemoryKind::kWorkspace));
   FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<CudaGemm> gemm,
                            CudaGemm::Create({gemm_workspace_->data(), gemm_workspace_->size_bytes()}));
@@ -299,10 +311,10 @@ const kernels::DrawnRow* DeviceCudaBackend::Draw(const kernels::DrawArgs& args) 
   FARSPAN_CHECK(args.num_rows <= kernels::kMaxDrawRows, "rows=", args.num_rows);
   FARSPAN_CHECK(draw_workspace_ != nullptr, "a draw before Prepare");
   kernels::DrawArgs device_args = args;
-  device_args.drawn = drawn_.get();
+  device_args.drawn = steps_[(submitted_ + 1) % 2].drawn.get();
   const kernels::cuda::Workspace workspace = {draw_workspace_->data(), draw_workspace_->size_bytes()};
   if (Ready()) Check("draw", kernels::cuda::LaunchDraw(device_args, workspace, stream_));
-  return drawn_.get();
+  return device_args.drawn;
 }
 
 void DeviceCudaBackend::RunDecode(const kernels::DecodeStatesArgs& states_args) {

@@ -19,9 +19,11 @@ namespace farspan {
 class CudaOpTimer {
  public:
   ~CudaOpTimer() {
-    for (const Span& span : spans_) {
-      cudaEventDestroy(span.begin);
-      cudaEventDestroy(span.end);
+    for (const Step& step : steps_) {
+      for (const Span& span : step.spans) {
+        cudaEventDestroy(span.begin);
+        cudaEventDestroy(span.end);
+      }
     }
   }
 
@@ -37,14 +39,15 @@ class CudaOpTimer {
 
   template <typename Launch>
   cudaError_t Time(TimedOp op, cudaStream_t stream, const Launch& launch) {
-    if (num_used_ == spans_.size()) {
+    Step& step = steps_[turn_];
+    if (step.num_used == step.spans.size()) {
       Span span;
       for (cudaEvent_t* event : {&span.begin, &span.end}) {
         if (const cudaError_t error = cudaEventCreate(event); error != cudaSuccess) return error;
       }
-      spans_.push_back(span);
+      step.spans.push_back(span);
     }
-    Span& span = spans_[num_used_++];
+    Span& span = step.spans[step.num_used++];
     span.op = op;
     span.weight = weight_;
     if (const cudaError_t error = cudaEventRecord(span.begin, stream); error != cudaSuccess) return error;
@@ -52,17 +55,25 @@ class CudaOpTimer {
     return cudaEventRecord(span.end, stream);
   }
 
-  cudaError_t Collect() {
-    const size_t num_spans = std::exchange(num_used_, 0);
+  // What is timed from now on is the next step's; that of the step before the last has been collected.
+  void BeginNextStep() {
+    turn_ = 1 - turn_;
+    weight_ = 1;
+  }
+
+  // Reads what a completed step ran: steps with odd numbers and with even ones take turns, the first being number 1.
+  cudaError_t Collect(uint64_t number) {
+    Step& step = steps_[number % 2];
+    const size_t num_spans = std::exchange(step.num_used, 0);
     for (size_t i = 0; i < num_spans; ++i) {
+      const Span& span = step.spans[i];
       float milliseconds = 0;
-      const cudaError_t error = cudaEventElapsedTime(&milliseconds, spans_[i].begin, spans_[i].end);
+      const cudaError_t error = cudaEventElapsedTime(&milliseconds, span.begin, span.end);
       if (error != cudaSuccess) return error;
       const auto elapsed = std::chrono::duration<float, std::milli>(milliseconds);
-      totals_[static_cast<size_t>(spans_[i].op)] +=
-          spans_[i].weight * std::chrono::duration_cast<SteadyDuration>(elapsed).count();
+      totals_[static_cast<size_t>(span.op)] +=
+          span.weight * std::chrono::duration_cast<SteadyDuration>(elapsed).count();
     }
-    weight_ = 1;
     return cudaSuccess;
   }
 
@@ -75,8 +86,12 @@ class CudaOpTimer {
     cudaEvent_t begin = nullptr;
     cudaEvent_t end = nullptr;
   };
-  std::vector<Span> spans_;
-  size_t num_used_ = 0;
+  struct Step {
+    std::vector<Span> spans;
+    size_t num_used = 0;
+  };
+  std::array<Step, 2> steps_;  // in turns
+  size_t turn_ = 1;
   int64_t untimed_steps_ = 0;
   int64_t timed_after_ = 8;  // so that a short run is not without a figure
   int64_t weight_ = 1;       // of the step that is being enqueued

@@ -13,11 +13,12 @@ namespace farspan {
 
 // One engine step.
 struct StepEvent {
-  SteadyDuration duration{};
+  SteadyDuration duration{};  // since its begin or, where that came later, the end of the step before
   int64_t decode_rows = 0;
   int64_t prefill_tokens = 0;
   int64_t num_sequences = 0;
   int64_t num_policies = 0;  // distinct ones in the batch
+  int64_t overrun_rows = 0;  // of those rows, of sequences that had ended when the step began: nobody gets them
 };
 
 // What one sequence's rows of a step read, once a decode row or prefill chunk.

@@ -55,14 +55,18 @@ void BlockSelection::FillEarlier(int64_t num_layers, const KvCache& kv) {
   }
 }
 
-void BlockSelection::Abandon(KvCache* kv) {
+std::vector<kernels::KeyRun> BlockSelection::TakenRuns() const {
+  std::vector<kernels::KeyRun> runs = earlier_runs_;
+  for (const kernels::KeyRun& run : completed_runs_) {
+    if (run.page >= 0) runs.push_back(run);
+  }
+  return runs;
+}
+
+void BlockSelection::Abandon(std::span<const kernels::KeyRun> runs, KvCache* kv) {
   filled_tokens_.clear();
   const int64_t run_tokens = kernels::KeyBoundsTokens(kv->page_tokens());
-  for (const auto* runs : {&earlier_runs_, &completed_runs_}) {
-    for (const kernels::KeyRun& run : *runs) {
-      if (run.page >= 0) kv->MarkWritten(static_cast<PageId>(run.page), run.run * run_tokens);
-    }
-  }
+  for (const kernels::KeyRun& run : runs) kv->MarkWritten(static_cast<PageId>(run.page), run.run * run_tokens);
 }
 
 void BlockSelection::Choose(const Layer& layer, const KvCache& kv) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -24,8 +25,10 @@ class BlockSelection {
   void Begin(const ForwardBatch& batch, int64_t least_rows, KvCache* kv);
   // Fills the bounds that were complete before the pass, in every layer.
   void FillEarlier(int64_t num_layers, const KvCache& kv);
-  // The pass failed: the bounds that it took are stale still.
-  void Abandon(KvCache* kv);
+  // The bounds that the last pass took as stale, for whoever waits for it.
+  std::vector<kernels::KeyRun> TakenRuns() const;
+  // The pass that took them failed: they are stale still.
+  void Abandon(std::span<const kernels::KeyRun> runs, KvCache* kv);
 
   struct Layer {
     int64_t layer = 0;

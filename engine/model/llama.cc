@@ -154,7 +154,8 @@ void Llama::RunPass(const StagedBatch& batch, const KvCache& kv) {
   backend_->Embed({.token_ids = batch.token_ids,
                    .table = weights_.embedding,
                    .out = activations_.hidden,
-                   .num_rows = batch.num_rows});
+                   .num_rows = batch.num_rows,
+                   .drawn_token_ids = activations_.drawn_ids});
   backend_->RopeTable({.positions = batch.positions,
                        .inverse_frequencies = weights_.frequencies,
                        .cos_sin = activations_.cos_sin,
@@ -166,48 +167,50 @@ void Llama::RunPass(const StagedBatch& batch, const KvCache& kv) {
   }
 }
 
-absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
+// The rows that the batch's pass is recorded for, 0 where it is not.
+int64_t Llama::RecordedRows(const ForwardBatch& batch) const {
   const int64_t rows = batch.num_rows();
   FARSPAN_CHECK(rows >= 1 && rows <= max_batch_rows_, "rows=", rows, " max=", max_batch_rows_);
-  if (pending_ != nullptr) FARSPAN_RETURN_IF_ERROR(Complete());
-  logit_rows_.clear();
-  const bool decodes_only = batch.prefill_tiles.empty();
-  const int64_t recorded_rows = decodes_only ? std::min(backend_->RecordedRows(rows), max_batch_rows_) : 0;
-  const bool recorded = recorded_rows >= rows;
-  const StagedBatch staged = StageBatch(batch, recorded ? recorded_rows : 0, &kv);
+  if (!batch.prefill_tiles.empty()) return 0;
+  const int64_t recorded_rows = std::min(backend_->RecordedRows(rows), max_batch_rows_);
+  return recorded_rows >= rows ? recorded_rows : 0;
+}
+
+void Llama::EnqueuePass(const ForwardBatch& batch, const StagedBatch& staged, const KvCache& kv) {
   selection_.FillEarlier(config_.num_layers, kv);
-  if (recorded) {
+  const int64_t recorded_rows = RecordedRows(batch);
+  if (recorded_rows > 0) {
     const uint64_t key = static_cast<uint64_t>(recorded_rows) << 1 | (batch.selector_rows.empty() ? 0 : 1);
     backend_->RunRecorded(key, [&] { RunPass(staged, kv); });
   } else {
     RunPass(staged, kv);
   }
-  logit_rows_ = batch.logit_rows;
-  pending_ = &kv;
-  // Where the device draws, the draws follow the pass without the host between them.
-  return backend_->draws() ? absl::OkStatus() : Complete();
 }
 
-// Waits for what was enqueued.
-absl::Status Llama::Complete() {
+absl::Status Llama::Forward(const ForwardBatch& batch, KvCache& kv) {
+  FARSPAN_CHECK(steps_.empty(), "a pass beside ", steps_.size(), " steps");
+  EnqueuePass(batch, StageBatch(batch, RecordedRows(batch), &kv), kv);
   const absl::Status status = backend_->Wait(backend_->Submit());
-  KvCache* const kv = std::exchange(pending_, nullptr);
-  if (!status.ok() && kv != nullptr) {
-    selection_.Abandon(kv);
+  logit_rows_ = batch.logit_rows;
+  if (!status.ok()) {
+    selection_.Abandon(selection_.TakenRuns(), &kv);
     logit_rows_.clear();
   }
   return status;
 }
 
-// Enqueues the logits of `count` of the batch's logit rows.
-void Llama::ComputeLogits(int64_t first, int64_t count) {
+const int64_t* Llama::StageLogitRows(int64_t first, int64_t count) {
   const auto num_rows = static_cast<int64_t>(logit_rows_.size());
   FARSPAN_CHECK(first >= 0 && count >= 0 && count <= activations_.logit_rows && first + count <= num_rows,
                 "first=", first, " count=", count, " rows=", num_rows);
-  const auto rows =
-      std::span<const int64_t>(logit_rows_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  return backend_->StageArray(
+      std::span<const int64_t>(logit_rows_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+}
+
+// Enqueues the logits of `count` of the batch's logit rows.
+void Llama::ComputeLogits(int64_t count, const int64_t* rows) {
   backend_->Logits({.hidden = activations_.hidden,
-                    .rows = backend_->StageArray(rows),
+                    .rows = rows,
                     .norm_weight = weights_.output_norm,
                     .epsilon = config_.rms_epsilon,
                     .weight = weights_.output,
@@ -219,57 +222,100 @@ void Llama::ComputeLogits(int64_t first, int64_t count) {
 absl::StatusOr<std::span<float>> Llama::Logits(int64_t first, int64_t count) {
   FARSPAN_CHECK(count <= kMaxLogitRows, "count=", count);
   if (count == 0) return std::span<float>();
-  ComputeLogits(first, count);
-  FARSPAN_RETURN_IF_ERROR(Complete());
+  ComputeLogits(count, StageLogitRows(first, count));
+  FARSPAN_RETURN_IF_ERROR(backend_->Wait(backend_->Submit()));
   logits_.resize(static_cast<size_t>(count * shape_.vocab_size));
   FARSPAN_RETURN_IF_ERROR(backend_->Download(std::as_writable_bytes(std::span(logits_)), activations_.logits));
   return std::span<float>(logits_);
 }
 
-absl::StatusOr<std::vector<DrawResult>> Llama::Draw(std::span<const DrawRequest> requests) {
-  if (!backend_->draws()) return Model::Draw(requests);
-  std::vector<DrawResult> results;
-  results.reserve(requests.size());
-  while (!requests.empty()) {
-    const int64_t end_row = requests.front().logit_row + std::min(activations_.logit_rows, kernels::kMaxDrawRows);
-    const auto end = std::find_if(requests.begin(), requests.end(),
-                                  [end_row](const DrawRequest& request) { return request.logit_row >= end_row; });
-    const auto count = static_cast<size_t>(end - requests.begin());
-    FARSPAN_RETURN_IF_ERROR(DrawSlice(requests.first(count), &results));
-    requests = requests.subspan(count);
-  }
-  if (pending_ != nullptr) FARSPAN_RETURN_IF_ERROR(Complete());
-  return results;
-}
+struct Llama::Slice {
+  std::span<const DrawRequest> requests;
+  int64_t first_row = 0;
+  int64_t num_rows = 0;  // 0 where no request reads logits
+  const int64_t* logit_rows = nullptr;
+  const kernels::DrawRow* rows = nullptr;
+  const kernels::CountedToken* counts = nullptr;
+};
 
-// One pass over the output matrix: the rows from the first to the last request that reads its logits.
-absl::Status Llama::DrawSlice(std::span<const DrawRequest> requests, std::vector<DrawResult>* results) {
+Llama::Slice Llama::NextSlice(std::span<const DrawRequest>* draws) {
+  Slice slice;
+  if (draws->empty()) return slice;
+  const int64_t end_row = draws->front().logit_row + std::min(activations_.logit_rows, kernels::kMaxDrawRows);
+  const auto end = std::find_if(draws->begin(), draws->end(),
+                                [end_row](const DrawRequest& request) { return request.logit_row >= end_row; });
+  slice.requests = draws->first(static_cast<size_t>(end - draws->begin()));
+  *draws = draws->subspan(slice.requests.size());
   std::vector<DrawRequest> reading;
-  for (const DrawRequest& request : requests) {
+  for (const DrawRequest& request : slice.requests) {
     if (request.reads_logits()) reading.push_back(request);
   }
-  const kernels::DrawnRow* drawn = nullptr;
-  const int64_t first = reading.empty() ? 0 : reading.front().logit_row;
-  if (!reading.empty()) {
-    const int64_t num_rows = reading.back().logit_row + 1 - first;
-    const DeviceDraws draws = MakeDeviceDraws(reading, first, num_rows);
-    const auto* const rows = backend_->StageArray(std::span(draws.rows));
-    const auto* const counts = backend_->StageArray(std::span(draws.counts));
-    ComputeLogits(first, num_rows);
-    drawn = backend_->Draw({.logits = activations_.logits,
-                            .rows = rows,
-                            .counts = counts,
-                            .drawn = nullptr,
-                            .next_token_ids = nullptr,
-                            .num_rows = num_rows,
-                            .vocab_size = shape_.vocab_size});
-    FARSPAN_RETURN_IF_ERROR(Complete());
+  if (reading.empty()) return slice;
+  slice.first_row = reading.front().logit_row;
+  slice.num_rows = reading.back().logit_row + 1 - slice.first_row;
+  const DeviceDraws device_draws = MakeDeviceDraws(reading, slice.first_row, slice.num_rows);
+  slice.logit_rows = StageLogitRows(slice.first_row, slice.num_rows);
+  slice.rows = backend_->StageArray(std::span(device_draws.rows));
+  slice.counts = backend_->StageArray(std::span(device_draws.counts));
+  return slice;
+}
+
+void Llama::EnqueueDraws(const Slice& slice, Step* step) {
+  step->requests.assign(slice.requests.begin(), slice.requests.end());
+  step->first_row = slice.first_row;
+  if (slice.num_rows == 0) return;
+  ComputeLogits(slice.num_rows, slice.logit_rows);
+  step->drawn = backend_->Draw({.logits = activations_.logits,
+                                .rows = slice.rows,
+                                .counts = slice.counts,
+                                .drawn = nullptr,
+                                .next_token_ids = activations_.drawn_ids + slice.first_row,
+                                .num_rows = slice.num_rows,
+                                .vocab_size = shape_.vocab_size});
+}
+
+void Llama::BeginStep(const ForwardBatch& batch, std::span<const DrawRequest> draws, KvCache& kv) {
+  if (!backend_->draws()) return Model::BeginStep(batch, draws, kv);
+  FARSPAN_CHECK(std::ssize(steps_) < max_steps_in_flight(), "steps=", steps_.size());
+  Step& step = steps_.emplace_back();
+  step.kv = &kv;
+  logit_rows_ = batch.logit_rows;
+  const StagedBatch staged = StageBatch(batch, RecordedRows(batch), &kv);
+  Slice slice = NextSlice(&draws);
+  EnqueuePass(batch, staged, kv);
+  step.taken_runs = selection_.TakenRuns();
+  EnqueueDraws(slice, &step);
+  while (!draws.empty()) {
+    // A slice more takes the memory of draws that steps are not to lose.
+    step.ticket = backend_->Submit();
+    for (Step& begun : steps_) End(&begun);
+    if (!step.status.ok()) return;
+    step.ended = false;
+    slice = NextSlice(&draws);
+    EnqueueDraws(slice, &step);
   }
-  for (const DrawRequest& request : requests) {
-    results->push_back(request.reads_logits() ? DeviceDrawResult(request, drawn[request.logit_row - first])
-                                              : DrawFromLogits(request, {}));
+  step.ticket = backend_->Submit();
+}
+
+void Llama::End(Step* step) {
+  if (std::exchange(step->ended, true)) return;
+  step->status = backend_->Wait(step->ticket);
+  if (!step->status.ok()) return selection_.Abandon(step->taken_runs, step->kv);
+  for (const DrawRequest& request : step->requests) {
+    step->results.push_back(request.reads_logits()
+                                ? DeviceDrawResult(request, step->drawn[request.logit_row - step->first_row])
+                                : DrawFromLogits(request, {}));
   }
-  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<DrawResult>> Llama::EndStep() {
+  if (!backend_->draws()) return Model::EndStep();
+  FARSPAN_CHECK(!steps_.empty(), "no step has begun");
+  Step step = std::move(steps_.front());
+  steps_.pop_front();
+  End(&step);
+  if (!step.status.ok()) return step.status;
+  return std::move(step.results);
 }
 
 }  // namespace farspan

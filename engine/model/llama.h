@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -55,6 +56,7 @@ struct LlamaActivations {
   float* cos_sin;   // [rows][rope_dim / 2][2]
   float* logits;    // [logit_rows][vocab]
   int64_t logit_rows;
+  TokenId* drawn_ids;  // [rows], what a step drew by its logit row; null where the backend does not draw
   std::vector<std::unique_ptr<Buffer>> buffers;
 };
 
@@ -68,23 +70,47 @@ class Llama final : public Model {
   int64_t max_batch_rows() const override { return max_batch_rows_; }
   absl::Status Forward(const ForwardBatch& batch, KvCache& kv) override;
   absl::StatusOr<std::span<float>> Logits(int64_t first, int64_t count) override;
-  // On the backend where it draws.
-  absl::StatusOr<std::vector<DrawResult>> Draw(std::span<const DrawRequest> requests) override;
+  // Where the backend draws, draws follow the pass without the host between them, and what was drawn stays there for
+  // the step behind.
+  int64_t max_steps_in_flight() const override { return backend_->draws() ? backend_->max_steps_in_flight() : 1; }
+  void BeginStep(const ForwardBatch& batch, std::span<const DrawRequest> draws, KvCache& kv) override;
+  absl::StatusOr<std::vector<DrawResult>> EndStep() override;
 
  private:
   // A batch's arrays as ops read them.
   struct StagedBatch;
+  // The draws of one pass over the output matrix: of the logit rows from the first to the last that is read.
+  struct Slice;
+  // A step on the device, with what is needed once it has ended.
+  struct Step {
+    KvCache* kv = nullptr;
+    std::vector<kernels::KeyRun> taken_runs;
+    StepTicket ticket{};                // of its last slice
+    std::vector<DrawRequest> requests;  // of that slice
+    const kernels::DrawnRow* drawn = nullptr;
+    int64_t first_row = 0;  // that `drawn` begins with
+    bool ended = false;
+    absl::Status status;
+    std::vector<DrawResult> results;  // of the slices that have ended
+  };
 
   // The batch's arrays. Those of a pass that is recorded, whose `recorded_rows` are not 0, are padded to them with rows
   // that read, write and want nothing.
   StagedBatch StageBatch(const ForwardBatch& batch, int64_t recorded_rows, KvCache* kv);
+  // Enqueues a pass over a batch whose arrays, and whatever else is read with them, are staged.
+  void EnqueuePass(const ForwardBatch& batch, const StagedBatch& staged, const KvCache& kv);
+  int64_t RecordedRows(const ForwardBatch& batch) const;
   void RunPass(const StagedBatch& batch, const KvCache& kv);
-  absl::Status Complete();
   void Project(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void Attend(int64_t layer, const StagedBatch& batch, const KvCache& kv);
   void FeedForward(const LlamaLayer& layer, int64_t num_rows);
-  void ComputeLogits(int64_t first, int64_t count);
-  absl::Status DrawSlice(std::span<const DrawRequest> requests, std::vector<DrawResult>* results);
+  void ComputeLogits(int64_t count, const int64_t* rows);
+  const int64_t* StageLogitRows(int64_t first, int64_t count);
+  // Takes the next slice off `*draws` and stages what it needs.
+  Slice NextSlice(std::span<const DrawRequest>* draws);
+  void EnqueueDraws(const Slice& slice, Step* step);
+  // Waits for the step's last slice.
+  void End(Step* step);
 
   const LlamaConfig config_;
   const ModelShape shape_;
@@ -95,8 +121,8 @@ class Llama final : public Model {
   Backend* const backend_;
   BlockSelection selection_;
   ForwardBatch padded_;              // of the last recorded pass, but for its entries
-  KvCache* pending_ = nullptr;       // that of a Forward that has not been waited for
-  std::vector<int64_t> logit_rows_;  // of the last Forward, rows of activations_.hidden
+  std::deque<Step> steps_;           // begun and not ended by EndStep, oldest first
+  std::vector<int64_t> logit_rows_;  // of the last pass, rows of activations_.hidden
   std::vector<float> logits_;        // what the last Logits returned
 };
 

@@ -143,6 +143,7 @@ absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, 
   activations.logit_rows =
       backend->draws() ? std::max(kMaxLogitRows, std::min(rows, kernels::kMaxDrawRows)) : kMaxLogitRows;
   FARSPAN_RETURN_IF_ERROR(take(activations.logit_rows * vocab_size, kFloat, &activations.logits));
+  if (backend->draws()) FARSPAN_RETURN_IF_ERROR(take(rows, sizeof(TokenId), &activations.drawn_ids));
   return activations;
 }
 

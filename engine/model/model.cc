@@ -2,11 +2,25 @@
 #include "engine/model/model.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 
 namespace farspan {
+
+void Model::BeginStep(const ForwardBatch& batch, std::span<const DrawRequest> draws, KvCache& kv) {
+  FARSPAN_CHECK(!ended_step_.has_value(), "a step before this one has not been ended");
+  const absl::Status status = Forward(batch, kv);
+  ended_step_ = status.ok() ? Draw(draws) : status;
+}
+
+absl::StatusOr<std::vector<DrawResult>> Model::EndStep() {
+  FARSPAN_CHECK(ended_step_.has_value(), "no step has begun");
+  absl::StatusOr<std::vector<DrawResult>> results = *std::move(ended_step_);
+  ended_step_.reset();
+  return results;
+}
 
 absl::StatusOr<std::vector<DrawResult>> Model::Draw(std::span<const DrawRequest> requests) {
   std::vector<DrawResult> results;

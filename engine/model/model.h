@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,8 +40,7 @@ class Model {
 
   // Runs every layer, writes the rows' K and V into `kv`, and keeps the final hidden states of batch.logit_rows.
   // 1 <= batch.num_rows() <= max_batch_rows(). RESOURCE_EXHAUSTED when there was no memory for the step, which may be
-  // run again; any other failure is a device fault. A device that draws may still be at it when this returns: both then
-  // come of the Draw that follows every pass.
+  // run again; any other failure is a device fault.
   virtual absl::Status Forward(const ForwardBatch& batch, KvCache& kv) = 0;
 
   // Logits of logit_rows [first, first + count) of the last Forward, on the host: [count][vocab_size]. The span is
@@ -51,6 +51,19 @@ class Model {
   // row only where at most one reads it. Fails as Forward does, for all of them: then nothing was drawn. This one draws
   // on the host from slices of Logits, so that neither memory nor the passes over the output matrix grow with the rows.
   virtual absl::StatusOr<std::vector<DrawResult>> Draw(std::span<const DrawRequest> requests);
+
+  // Steps that may have begun and not ended: 1, or 2 where the device draws.
+  virtual int64_t max_steps_in_flight() const { return 1; }
+  // Begins a step: Forward, then Draw. Where two may be in flight it only enqueues both, and a token id of the batch
+  // may be the DrawnTokenId of a logit row of the step begun last, from which that step draws a token that is not
+  // given.
+  virtual void BeginStep(const ForwardBatch& batch, std::span<const DrawRequest> draws, KvCache& kv);
+  // The end of the oldest step that has not ended: what its Draw returns. After RESOURCE_EXHAUSTED the steps begun
+  // behind that one mean nothing either; each is still to be ended.
+  virtual absl::StatusOr<std::vector<DrawResult>> EndStep();
+
+ private:
+  std::optional<absl::StatusOr<std::vector<DrawResult>>> ended_step_;  // by BeginStep itself
 };
 
 }  // namespace farspan

@@ -96,7 +96,7 @@ void Scheduler::Admit(const StepPlan::Admission& admission) {
 void Scheduler::Run(const StepPlan::Run& run, SteadyTime now, std::vector<PageCopy>* copies) {
   Sequence& running = sequence(run.id);
   BlockTable& table = running.block_table();
-  const int64_t first_page = running.computed() / table.page_tokens();
+  const int64_t first_page = running.scheduled() / table.page_tokens();
   if (first_page < static_cast<int64_t>(table.pages().size())) {
     // A page that others read as well is written by none of them: this sequence goes on in a copy.
     const PageId shared = table.pages()[static_cast<size_t>(first_page)].page();
@@ -106,7 +106,7 @@ void Scheduler::Run(const StepPlan::Run& run, SteadyTime now, std::vector<PageCo
       table.Replace(first_page, std::move(own));
     }
   }
-  const int64_t end_token = running.computed() + run.num_tokens;
+  const int64_t end_token = running.scheduled() + run.num_tokens;
   for (int64_t missing = table.PagesMissing(end_token); missing > 0; --missing) table.Append(TakePage());
   FARSPAN_CHECK(table.num_resident_pages() <= running.max_pages(), "pages=", table.num_resident_pages(),
                 " max_pages=", running.max_pages());
@@ -134,9 +134,21 @@ std::unique_ptr<Sequence> Scheduler::Extract(SequenceId id, SequenceList* list) 
 }
 
 Sequence& Scheduler::sequence(SequenceId id) {
+  Sequence* const found = FindRunning(id);
+  FARSPAN_CHECK(found != nullptr, "sequence=", static_cast<int64_t>(id));
+  return *found;
+}
+
+Sequence* Scheduler::FindRunning(SequenceId id) {
   const auto place = std::find_if(running_.begin(), running_.end(), HasId(id));
-  FARSPAN_CHECK(place != running_.end(), "sequence=", static_cast<int64_t>(id));
-  return **place;
+  return place == running_.end() ? nullptr : place->get();
+}
+
+// Penalties count it.
+bool Scheduler::NeedsDrawnTokens() const {
+  return std::any_of(running_.begin(), running_.end(), [](const std::unique_ptr<Sequence>& sequence) {
+    return sequence->awaits_token() && sequence->num_runnable() > 0 && sequence->request().sampling.penalises();
+  });
 }
 
 SteadyTime Scheduler::NextDeadline() const {

@@ -20,6 +20,7 @@ namespace farspan {
 struct SchedulerLimits {
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
+  int64_t max_steps_in_flight = 1;           // of which a sequence may have rows
   SteadyDuration max_inter_token_latency{};  // zero has no bound
   SteadyDuration priority_ageing = std::chrono::seconds(10);
 };
@@ -37,6 +38,10 @@ struct Committed {
 };
 
 // Engine thread only. Owns every sequence from Add until the commit that retires it.
+//
+// Ahead. Plans go on from where the steps in flight will leave each sequence, were none to end by what they draw. A
+// sequence that ends leaves at the next commit though a step in flight has rows of it: that step's ops come before
+// those of any step that takes its pages. A plan that preempts or forks is carried out only where nothing is in flight.
 //
 // Order. Waiting requests: as WaitingLine says. One that does not fit may be passed by up to kMaxOvertaken others; one
 // of a better priority than some running requests takes the place of those, where that is enough for it to begin.
@@ -66,7 +71,10 @@ class Scheduler {
   // What a step of this shape took, for the plans to come.
   void ObserveStep(SteadyDuration duration, int64_t decode_rows, int64_t prefill_tokens);
 
-  Sequence& sequence(SequenceId id);  // a running one
+  Sequence& sequence(SequenceId id);     // a running one
+  Sequence* FindRunning(SequenceId id);  // null where it does not run
+  // Whether some sequence's next draw depends on a token that a step in flight draws, beyond the row that reads it.
+  bool NeedsDrawnTokens() const;
   // Earliest instant at which a live sequence must end, kNoDeadline without one.
   SteadyTime NextDeadline() const;
 

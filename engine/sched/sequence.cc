@@ -40,7 +40,10 @@ std::span<const TokenId> Sequence::Tokens(TokenRange range, std::vector<TokenId>
 
 int64_t Sequence::num_runnable() const {
   if (outcome_) return 0;
-  return prefilling() ? prompt_tokens() - computed_ : num_tokens() - computed_;
+  if (prefilling()) return prompt_tokens() - scheduled();
+  // The host knows beforehand which draw is the last by number.
+  if (awaits_token() && num_generated() + num_pending_draws_ >= request().stop.max_tokens) return 0;
+  return num_expected_tokens() - scheduled();
 }
 
 void Sequence::ReportPromptTokens(int64_t tokens) {
@@ -57,13 +60,15 @@ void Sequence::SetOutcome(Outcome outcome) {
 }
 
 void Sequence::BeginStep(int64_t num_tokens, SteadyTime now) {
-  FARSPAN_CHECK(in_flight_ == 0 && num_tokens > 0 && num_tokens <= num_runnable(), "num_tokens=", num_tokens);
+  FARSPAN_CHECK(num_tokens > 0 && num_tokens <= num_runnable(), "num_tokens=", num_tokens);
   if (!started()) statistics_.first_step = now;
-  in_flight_ = num_tokens;
+  in_flight_ += num_tokens;
+  draws_ = scheduled() == num_expected_tokens();
+  if (draws_) ++num_pending_draws_;
 }
 
 int64_t Sequence::TakeUncharged(int64_t end_token) {
-  const int64_t uncharged = std::max<int64_t>(0, end_token - std::max(computed_, charged_tokens_));
+  const int64_t uncharged = std::max<int64_t>(0, end_token - std::max(scheduled(), charged_tokens_));
   charged_tokens_ = std::max(charged_tokens_, end_token);
   return uncharged;
 }
@@ -110,14 +115,16 @@ void Sequence::ReleasePages() {
   block_table_.Clear();
 }
 
-void Sequence::CompleteStep(TokenRange drop) {
-  computed_ += in_flight_;
-  in_flight_ = 0;
+void Sequence::CompleteStep(int64_t num_tokens, TokenRange drop) {
+  FARSPAN_CHECK(num_tokens <= in_flight_, "num_tokens=", num_tokens, " in_flight=", in_flight_);
+  computed_ += num_tokens;
+  in_flight_ -= num_tokens;
+  if (computed_ == this->num_tokens()) --num_pending_draws_;
   pending_drop_ = drop;
 }
 
 void Sequence::AppendToken(TokenId token, SteadyTime now) {
-  FARSPAN_CHECK(computed_ == num_tokens() && in_flight_ == 0, "computed=", computed_);
+  FARSPAN_CHECK(computed_ == num_tokens(), "computed=", computed_);
   if (output_.empty()) statistics_.first_token = now;
   statistics_.last_token = now;
   output_.push_back(token);

@@ -45,14 +45,22 @@ class Sequence {
   // Valid until the sequence or `*scratch` changes; a range that lies across the prompt's end is copied there.
   std::span<const TokenId> Tokens(TokenRange range, std::vector<TokenId>* scratch) const;
   // The tokens whose keys and values are in the cache are [0, computed); [computed, computed + in_flight) are being
-  // computed by the step in flight.
+  // computed by the steps in flight, and the next step goes on at their end, `scheduled`.
   int64_t computed() const { return computed_; }
   int64_t in_flight() const { return in_flight_; }
+  int64_t scheduled() const { return computed_ + in_flight_; }
+  // The tokens known, and those that steps in flight draw: they can be run before the host knows them.
+  int64_t num_expected_tokens() const { return num_tokens() + num_pending_draws_; }
+  bool awaits_token() const { return num_pending_draws_ > 0; }
   // Rows below the prompt's end are prefill; later ones are decode rows, several in a step where tokens generated
   // before a preemption are computed again.
-  bool prefilling() const { return computed_ < prompt_tokens(); }
-  // Tokens that can be run next.
+  bool prefilling() const { return scheduled() < prompt_tokens(); }
+  // Tokens that can be run next. None behind the last token that the request may have.
   int64_t num_runnable() const;
+  // The step begun last draws what follows its rows; in which of the batch's logit rows, once BuildBatch has said so.
+  bool draws() const { return draws_; }
+  int64_t draw_row() const { return draw_row_; }
+  void SetDrawRow(int64_t logit_row) { draw_row_ = logit_row; }
   // Prompt tokens that progress was reported of; never falls.
   int64_t reported_prompt_tokens() const { return reported_prompt_tokens_; }
   void ReportPromptTokens(int64_t tokens);
@@ -87,10 +95,11 @@ class Sequence {
   // Returns every page; the sequence has ended.
   void ReleasePages();
 
-  // The step in flight has completed; `drop` is what its plan lets go, released by the next commit.
-  void CompleteStep(TokenRange drop);
-  // The step in flight came to nothing; its tokens are computed again.
-  void AbandonStep() { in_flight_ = 0; }
+  // The oldest step in flight has completed, in which it had `num_tokens` rows; `drop` is what the step's plan lets go,
+  // released by the next commit.
+  void CompleteStep(int64_t num_tokens, TokenRange drop);
+  // The steps in flight came to nothing; their tokens are computed again.
+  void AbandonSteps() { in_flight_ = num_pending_draws_ = 0; }
   // A token drawn or forced after the last one.
   void AppendToken(TokenId token, SteadyTime now);
 
@@ -109,6 +118,9 @@ class Sequence {
   TokenCounts counts_;
   int64_t computed_ = 0;
   int64_t in_flight_ = 0;
+  int64_t num_pending_draws_ = 0;
+  bool draws_ = false;
+  int64_t draw_row_ = 0;
   int64_t reported_prompt_tokens_ = 0;
   int64_t charged_tokens_ = 0;
   int times_overtaken_ = 0;

@@ -42,8 +42,8 @@ std::optional<Outcome> OutcomeAt(const Sequence& sequence, SteadyTime now) {
 
 // A leader's pages serve a fork while they hold the whole prompt, or all that its last token reads.
 bool CanBeForked(const Sequence& leader) {
-  return leader.in_flight() == 0 && leader.computed() >= leader.prompt_tokens() &&
-         (leader.block_table().dropped_tokens() == 0 || leader.computed() == leader.prompt_tokens());
+  return !leader.prefilling() &&
+         (leader.block_table().dropped_tokens() == 0 || leader.scheduled() == leader.prompt_tokens());
 }
 
 }  // namespace
@@ -58,7 +58,7 @@ StepPlanner::StepPlanner(const SchedulerView& view, SteadyTime now)
   for (const auto* list : {&view.running, &view.waiting}) {
     for (const auto& sequence : *list) {
       const bool leads = !sequence->follows() && sequence->request().num_samples > 1;
-      if (leads && sequence->prefilling()) computing_leaders_.insert(sequence->id());
+      if (leads && sequence->computed() < sequence->prompt_tokens()) computing_leaders_.insert(sequence->id());
     }
   }
 }
@@ -153,7 +153,7 @@ void StepPlanner::PlanForks() {
 void StepPlanner::PlanDecodeRows() {
   for (const Sequence* sequence : std::vector<const Sequence*>(batch_.ranked)) {
     if (Preempted(sequence->id()) || sequence->prefilling() || sequence->num_runnable() != 1 || rows_ == 0) continue;
-    const int64_t pages = sequence->block_table().PagesMissing(sequence->computed() + 1) + CopyPages(*sequence);
+    const int64_t pages = sequence->block_table().PagesMissing(sequence->scheduled() + 1) + CopyPages(*sequence);
     if (MakeRoom(pages, *sequence)) Run(*sequence, 1, pages);
   }
   const auto decode_rows = std::ssize(plan_.runs) + std::ssize(plan_.forks);
@@ -183,14 +183,14 @@ void StepPlanner::PlanChunks() {
     if (Preempted(sequence.id())) continue;
     const BlockTable& table = sequence.block_table();
     const int64_t copies = CopyPages(sequence);
-    if (!MakeRoom(copies + table.PagesMissing(sequence.computed() + 1), sequence)) continue;
+    if (!MakeRoom(copies + table.PagesMissing(sequence.scheduled() + 1), sequence)) continue;
     const int64_t most_tokens =
-        table.capacity_tokens() + (batch_.pages.num_free() - copies) * table.page_tokens() - sequence.computed();
+        table.capacity_tokens() + (batch_.pages.num_free() - copies) * table.page_tokens() - sequence.scheduled();
     const bool shares = i + 1 < computing.size() || somebody_can_begin;
     const int64_t share = shares ? CeilDiv(chunk_rows_, 2) : chunk_rows_;
     const int64_t num_tokens = std::min({share, sequence.num_runnable(), most_tokens});
     chunk_rows_ -= num_tokens;
-    Run(sequence, num_tokens, copies + table.PagesMissing(sequence.computed() + num_tokens));
+    Run(sequence, num_tokens, copies + table.PagesMissing(sequence.scheduled() + num_tokens));
   }
   for (const StepPlan::Fork& fork : plan_.forks) plan_.runs.push_back({.id = fork.id, .num_tokens = 1});
 }
@@ -264,20 +264,20 @@ bool StepPlanner::SomebodyCanBegin() const {
 // was preempted comes back only where it can go on for a while, else it would soon be in the way again.
 int64_t StepPlanner::PagesNow(const Sequence& sequence) const {
   constexpr int64_t kPagesToGoOn = 4;
-  const bool comes_back = sequence.statistics().preemptions > 0 && sequence.computed() == 0;
+  const bool comes_back = sequence.statistics().preemptions > 0 && sequence.scheduled() == 0;
   const int64_t more_tokens = comes_back ? kPagesToGoOn * sequence.block_table().page_tokens() : 0;
-  const int64_t tokens = sequence.num_tokens() + more_tokens;
+  const int64_t tokens = sequence.num_expected_tokens() + more_tokens;
   // One that decodes has its prompt's chunks behind it.
-  const bool decodes = sequence.computed() > 0 && !sequence.prefilling() && sequence.num_runnable() <= 1;
-  const int64_t chunk_tokens = decodes ? 1 : view_.limits.max_num_batched_tokens;
+  const bool decodes = sequence.scheduled() > 0 && !sequence.prefilling() && sequence.num_runnable() <= 1;
+  const int64_t chunk_tokens = (decodes ? 1 : view_.limits.max_num_batched_tokens) * view_.limits.max_steps_in_flight;
   return std::min(sequence.max_pages(), sequence.request().policy->MaxPages(tokens, chunk_tokens));
 }
 
 // Pages that its next row copies before it writes: the page is shared, or will be by a fork of this plan.
 int64_t StepPlanner::CopyPages(const Sequence& sequence) const {
   const BlockTable& table = sequence.block_table();
-  if (sequence.computed() >= table.capacity_tokens()) return 0;
-  const bool shared = view_.pool.reference_count(table.page_of(sequence.computed())) > 1;
+  if (sequence.scheduled() >= table.capacity_tokens()) return 0;
+  const bool shared = view_.pool.reference_count(table.page_of(sequence.scheduled())) > 1;
   return shared || forked_.contains(sequence.id()) ? 1 : 0;
 }
 

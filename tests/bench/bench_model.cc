@@ -323,13 +323,13 @@ class Bench {
   }
 
   void Step(const ForwardBatch& batch) {
-    Require(model_->Forward(batch, *kv_));
     std::vector<DrawRequest> draws(batch.logit_rows.size());
     for (size_t i = 0; i < draws.size(); ++i) {
       draws[i].logit_row = static_cast<int64_t>(i);
       draws[i].sampling.temperature = 0;
     }
-    for (const DrawResult& result : Require(model_->Draw(draws))) Require(result.status());
+    model_->BeginStep(batch, draws, *kv_);
+    for (const DrawResult& result : Require(model_->EndStep())) Require(result.status());
   }
 
   static double Timed(const std::function<void()>& step) {

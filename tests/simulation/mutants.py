@@ -76,6 +76,12 @@ MUTANTS = {
         "passes_left = std::min(passes_left, Scheduler::kMaxOvertaken);",
         ("order",),
     ),
+    "penalties_run_ahead": Mutant(
+        "engine/sched/scheduler.cc",
+        "sequence->num_runnable() > 0 && sequence->request().sampling.penalises();",
+        "sequence->num_runnable() > 0 && sequence->request().sampling.seed == 77777;",
+        ("output",),
+    ),
     "forgotten_queue_deadline": Mutant(
         "engine/sched/step_planner.cc",
         "if (!group.started() && request.queue_deadline <= now) {",

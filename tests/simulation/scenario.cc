@@ -74,6 +74,7 @@ Scenario::Scenario(Choices* choices) : choices_(choices) {
       document.push_back(static_cast<TokenId>(choices->Below(HashModel::kVocabSize)));
     }
   }
+  max_steps_in_flight_ = choices->Between(1, 2);
   policies_ = DrawPolicies(HashModel::Shape(page_tokens_, max_context_tokens_), choices);
 }
 

@@ -18,6 +18,7 @@ class Scenario {
   explicit Scenario(Choices* choices);
 
   const EngineConfig& engine() const { return engine_; }
+  int64_t max_steps_in_flight() const { return max_steps_in_flight_; }
   int64_t num_pages() const { return num_pages_; }
   int64_t page_tokens() const { return page_tokens_; }
   int64_t max_context_tokens() const { return max_context_tokens_; }
@@ -40,6 +41,7 @@ class Scenario {
 
   Choices* const choices_;
   EngineConfig engine_;
+  int64_t max_steps_in_flight_ = 1;
   int64_t num_pages_ = 0;
   int64_t page_tokens_ = 0;
   int64_t max_context_tokens_ = 0;

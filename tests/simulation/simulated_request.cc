@@ -114,6 +114,7 @@ void SimulatedRequest::CheckFailure() {
       return justify(request_.queue_deadline <= now && !started_, "past its queue deadline");
     default:
       return justify(deeds_.cut_at_step.has_value() || HitsNan() ||
+                         (deeds_.may_meet_fault && absl::IsUnavailable(finished_->status)) ||
                          (deeds_.met_lack_of_memory && absl::IsResourceExhausted(finished_->status)),
                      "failed");
   }

@@ -20,6 +20,7 @@ struct OutsideDeeds {
   std::vector<bool> stopped_samples;      // by RequestHandle::StopSample
   std::optional<int64_t> cut_at_step;     // the engine was told to cancel all, or its device failed
   bool met_lack_of_memory = false;        // a step found none while it lived
+  bool may_meet_fault = false;            // the device fails at some step
   std::optional<int64_t> stop_at_tokens;  // the sink stops sample 0 once it has this many
 };
 

@@ -9,6 +9,7 @@
 #include "engine/base/check.h"
 #include "engine/sched/scheduler.h"
 #include "tests/simulation/invariants.h"
+#include "tests/support/late_model.h"
 
 namespace farspan {
 namespace {
@@ -50,7 +51,11 @@ Simulation::Simulation(Choices* choices, SimulationCounts* counts)
   model_ = &model->hash();
   if (scenario_.fault_at_step()) model_->FailForwardFrom(*scenario_.fault_at_step());
   if (scenario_.nan_position()) model_->PoisonLogitsAt(*scenario_.nan_position());
-  parts.model = std::move(model);
+  if (scenario_.max_steps_in_flight() == 1) {
+    parts.model = std::move(model);
+  } else {
+    parts.model = std::make_unique<LateModel>(std::move(model));
+  }
   auto cache = KvCache::Create(shape, scenario_.num_pages(), parts.backend.get(), parts.backend->caps());
   FARSPAN_CHECK(cache.ok());
   parts.kv_cache = *std::move(cache);
@@ -101,8 +106,9 @@ void Simulation::Submit() {
 
 void Simulation::CheckRefusal(const Request& request, const absl::Status& status) {
   ++(*counts_)[absl::StrCat("refused: ", absl::StatusCodeToString(status.code()))];
-  const int64_t pages = request.policy->MaxPages(std::ssize(request.prompt) + request.stop.max_tokens,
-                                                 scenario_.engine().max_num_batched_tokens);
+  const int64_t pages =
+      request.policy->MaxPages(std::ssize(request.prompt) + request.stop.max_tokens,
+                               scenario_.max_steps_in_flight() * scenario_.engine().max_num_batched_tokens);
   int64_t num_queued = 0;
   int64_t num_queued_tokens = std::ssize(request.prompt);
   for (const auto& other : live_) {
@@ -146,7 +152,10 @@ void Simulation::Sleep() {
 bool Simulation::Step() {
   recorder_.BeginStep();
   const SteadyTime start = clock_.Now();
-  for (const auto& request : live_) request->deeds().met_lack_of_memory = num_memory_faults_ > 0;
+  for (const auto& request : live_) {
+    request->deeds().met_lack_of_memory = num_memory_faults_ > 0;
+    request->deeds().may_meet_fault = scenario_.fault_at_step().has_value();
+  }
   const bool had_fault = !engine_->stats().fault.ok();
   const bool did_something = engine_->TEST_Step();
   ++num_steps_;
@@ -167,6 +176,7 @@ void Simulation::CheckStep(bool did_something) {
   if (step.num_sequences > config.max_num_seqs) {
     verdict_.Fail("budget", absl::StrCat(step.num_sequences, " requests in one step"));
   }
+  (*counts_)["overrun rows"] += step.overrun_rows;
   if (model_->num_bad_reads() > 0) verdict_.Fail("bad_read", "a row read a page that does not hold the token it names");
   if (!did_something && rows > 0) verdict_.Fail("progress", "a step with rows was reported as idle");
 }

@@ -83,7 +83,7 @@ bool WentEverywhere(const SimulationCounts& counts) {
   bool everywhere = true;
   for (const char* what : {"accepted", "ended: cancelled", "ended: deadline", "ended: error", "ended: lack of memory",
                            "ended: length", "ended: queue timeout", "ended: several samples", "ended: stop",
-                           "overtaken", "preemptions", "prefix hits", "refused: RESOURCE_EXHAUSTED"}) {
+                           "overrun rows", "overtaken", "preemptions", "prefix hits", "refused: RESOURCE_EXHAUSTED"}) {
     if (const auto count = counts.find(what); count != counts.end() && count->second > 0) continue;
     std::printf("never: %s\n", what);
     everywhere = false;

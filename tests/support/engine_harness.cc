@@ -8,6 +8,7 @@
 #include "engine/attention/registry.h"
 #include "engine/backend/cpu_backend.h"
 #include "google/protobuf/text_format.h"
+#include "tests/support/late_model.h"
 #include "tests/support/status_matchers.h"
 
 namespace farspan {
@@ -18,9 +19,13 @@ EngineHarness::EngineHarness(const HarnessOptions& options) {
   parts.backend = *CpuBackend::Create({.isa = CpuIsa::kPortable});
   auto model = std::make_unique<HashModel>(shape, options.engine.max_num_batched_tokens);
   model_ = model.get();
-  parts.model = std::move(model);
+  if (options.answers_late) {
+    parts.model = std::make_unique<LateModel>(std::move(model));
+  } else {
+    parts.model = std::move(model);
+  }
   parts.kv_cache = *KvCache::Create(shape, options.num_pages, parts.backend.get(), parts.backend->caps());
-  parts.metrics = &metrics_;
+  parts.metrics = options.metrics != nullptr ? options.metrics : &metrics_;
   parts.clock = &clock_;
   auto engine = Engine::Create(options.engine, std::move(parts));
   EXPECT_THAT(engine, IsOk());

@@ -24,6 +24,8 @@ struct HarnessOptions {
   int64_t num_pages = 256;
   int64_t page_tokens = 8;
   int64_t max_context_tokens = 4096;
+  bool answers_late = false;       // the model is a LateModel: steps run ahead
+  MetricsSink* metrics = nullptr;  // outlives the harness; none where null
 };
 
 class EngineHarness {

@@ -110,7 +110,7 @@ TEST(BlockSelectionTest, BlocksOfATableAreLookedAtOnce) {
   batch.selector_tables = {8};
   EXPECT_FALSE(is_stale_after(0)) << "another table";
   grow();
-  selection.Abandon(kv.get());
+  selection.Abandon(selection.TakenRuns(), kv.get());
   EXPECT_FALSE(is_stale_after(0)) << "after a pass that failed";
   grow();
   batch.selector_tables.clear();

@@ -71,6 +71,7 @@ class SchedulerTest : public ::testing::Test {
       Sequence& sequence = scheduler_.sequence(run.id);
       const TokenRange queries = {sequence.computed(), sequence.computed() + run.num_tokens};
       sequence.CompleteStep(
+          run.num_tokens,
           sequence.request().policy->Plan({.queries = queries, .prompt_tokens = sequence.prompt_tokens()}).drop);
       if (sequence.computed() == sequence.num_tokens()) sequence.AppendToken(7, now);
     }

@@ -4,12 +4,15 @@
 //   farspan-bench-engine --model PATH|random:SHAPE [--device auto|cpu|cuda:N] [--threads N]
 //                        [--cpu-isa auto|portable|avx2|avx512] [--kv-cache-dtype bf16|f32|fp16|fp8]
 //                        [--attention 'window { }']... [--depth N] [--prefill N] [--decode N] [--batch N]
-//                        [--rounds N] [--json]
+//                        [--rounds N] [--at-once N] [--steps-in-flight N] [--max-model-len N] [--json]
 //
 // Prefill is one chunk of at most --prefill tokens that starts at --depth, under the first policy; decode is --batch
 // sequences of one depth together. With several policies each round decodes under one after the other, so that all of
 // them meet the same load of the machine; the medians are printed, with the smallest and the largest. Prompts that a
 // round shares with the one before come from the prefix cache.
+//
+// --at-once N instead submits that many requests of --depth prompt tokens, no two alike, and --decode more at one time,
+// as many rounds, and says how long they took in all; --prefill is then what one step may compute.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -37,8 +40,11 @@ namespace {
 
 struct Options {
   std::map<std::string, std::string> text = {
-      {"model", ""},  {"device", "auto"}, {"threads", "2"}, {"cpu-isa", "auto"}, {"kv-cache-dtype", "bf16"},
-      {"depth", "0"}, {"prefill", "512"}, {"decode", "64"}, {"batch", "1"},      {"rounds", "1"}};
+      {"model", ""},         {"device", "auto"},         {"threads", "2"},
+      {"cpu-isa", "auto"},   {"kv-cache-dtype", "bf16"}, {"depth", "0"},
+      {"prefill", "512"},    {"decode", "64"},           {"batch", "1"},
+      {"rounds", "1"},       {"at-once", "0"},           {"steps-in-flight", "2"},
+      {"max-model-len", "0"}};
   std::vector<std::string> attention;
   bool json = false;
 
@@ -128,9 +134,13 @@ std::unique_ptr<Engine> MakeEngine(const Options& options, int64_t chunk, Metric
   engine_options.device = options.text.at("device");
   engine_options.cpu = {.isa = isa->second, .num_threads = static_cast<int>(options.number("threads"))};
   engine_options.kv_dtype = DtypeOf(options.text.at("kv-cache-dtype"));
-  engine_options.engine = {.max_num_seqs = std::min<int64_t>(chunk, 64),
+  engine_options.max_context_tokens = options.number("max-model-len");
+  engine_options.engine = {.max_num_seqs = std::min<int64_t>(chunk, std::max<int64_t>(options.number("at-once"), 64)),
                            .max_num_batched_tokens = chunk,
-                           .max_num_queued_tokens = int64_t{1} << 24};
+                           .max_num_queued_requests = std::max<int64_t>(options.number("at-once"), 256),
+                           .max_num_queued_tokens = int64_t{1} << 24,
+                           .max_num_queued_requests_per_tenant = std::max<int64_t>(options.number("at-once"), 256),
+                           .max_steps_in_flight = options.number("steps-in-flight")};
   auto engine = CreateEngineOf(options.text.at("model"), engine_options, metrics);
   if (!engine.ok()) Fail(engine.status().ToString());
   std::fprintf(stderr, "%s: %lld pages; %s\n", std::string((*engine)->backend().name()).c_str(),
@@ -208,18 +218,46 @@ void Print(const Options& options, const Engine& engine, int64_t chunk, double p
               rates.size());
 }
 
+// From the first of the requests until the last has ended.
+void MeasureAtOnce(const Options& options, Engine& engine, const std::shared_ptr<const AttentionPolicy>& policy) {
+  for (int64_t round = 0; round < std::max<int64_t>(options.number("rounds"), 1); ++round) {
+    const int64_t steps = engine.stats().steps;
+    const SteadyTime begin = Clock::Real()->Now();
+    std::vector<std::shared_ptr<TimingSink>> sinks;
+    for (int64_t i = 0; i < options.number("at-once"); ++i) {
+      const int64_t salt = round * options.number("at-once") + i;
+      sinks.push_back(Submit(engine, policy, options.number("depth"), options.number("decode"), salt));
+    }
+    engine.WaitIdle(kNoDeadline);
+    const std::chrono::duration<double> all = Clock::Real()->Now() - begin;
+    SteadyTime last_first_token{};
+    for (const auto& sink : sinks) last_first_token = std::max(last_first_token, sink->token_times().front());
+    const std::chrono::duration<double> prefill = last_first_token - begin;
+    std::printf("%s %lld at once x (%lld + %lld): %.3f s, of it %.3f s until each had a token, %lld steps\n",
+                std::string(engine.backend().name()).c_str(), static_cast<long long>(options.number("at-once")),
+                static_cast<long long>(options.number("depth")), static_cast<long long>(options.number("decode")),
+                all.count(), prefill.count(), static_cast<long long>(engine.stats().steps - steps));
+    std::fflush(stdout);
+  }
+}
+
 int Main(int argc, char** argv) {
   const Options options = ParseOptions(argc, argv);
   const int64_t depth = options.number("depth");
-  const int64_t chunk = ChunkTokens(depth, options.number("prefill"));
+  const bool at_once = options.number("at-once") > 0;
+  const int64_t chunk = at_once ? options.number("prefill") : ChunkTokens(depth, options.number("prefill"));
   NullMetricsSink metrics;
   const std::unique_ptr<Engine> engine = MakeEngine(options, chunk, &metrics);
   std::vector<std::shared_ptr<const AttentionPolicy>> policies;
   for (const std::string& attention : options.attention) policies.push_back(MakePolicy(attention, engine->shape()));
   engine->Start();
 
-  Submit(*engine, policies[0], chunk, 4, 99);  // warms caches and threads
+  Submit(*engine, policies[0], at_once ? depth : chunk, 4, 99);  // warms caches and threads
   engine->WaitIdle(kNoDeadline);
+  if (at_once) {
+    MeasureAtOnce(options, *engine, policies[0]);
+    return 0;
+  }
   const auto prefill = Submit(*engine, policies[0], depth + chunk, 1, 0);
   engine->WaitIdle(kNoDeadline);
   std::vector<std::vector<double>> rates(policies.size());

@@ -98,6 +98,7 @@ void NativeFamilies::MakeEngineSeries(const MetricsOptions& options, SeriesMaker
     attention_seconds_[i] = maker->Counter("farspan_attention_seconds_total", {{"phase", kPhases[i]}});
     overhead_seconds_[i] = maker->Counter("farspan_policy_overhead_seconds_total", {{"phase", kPhases[i]}});
   }
+  overrun_rows_ = maker->Counter("farspan_batch_overrun_rows_total");
   batch_requests_ = maker->Histogram("farspan_batch_requests");
   batch_policies_ = maker->Histogram("farspan_batch_distinct_policies");
   for (const std::string_view state : kPageStates) {
@@ -121,6 +122,7 @@ void NativeFamilies::OnStep(const StepEvent& event) {
   if (event.decode_rows > 0) batch_tokens_[kDecode]->Observe(static_cast<double>(event.decode_rows));
   batch_requests_->Observe(static_cast<double>(event.num_sequences));
   batch_policies_->Observe(static_cast<double>(event.num_policies));
+  overrun_rows_->Increment(static_cast<double>(event.overrun_rows));
 }
 
 void NativeFamilies::OnTraffic(const TrafficEvent& event) {

@@ -56,6 +56,7 @@ class NativeFamilies {
   std::array<prometheus::Histogram*, std::size(kStepPhases)> step_seconds_;
   std::array<prometheus::Histogram*, std::size(kPhases)> batch_tokens_;
   prometheus::Histogram *batch_requests_, *batch_policies_;
+  prometheus::Counter* overrun_rows_;
   std::map<std::string_view, prometheus::Gauge*> pages_;   // by state
   std::map<std::string_view, prometheus::Gauge*> memory_;  // by kind
   // Totals kept by the backend and copied when read.

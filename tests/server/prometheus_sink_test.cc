@@ -239,7 +239,7 @@ TEST_F(PrometheusSinkTest, AFinishedRequestCountsOnceInBothLayers) {
 TEST_F(PrometheusSinkTest, CountsWhatEachEventSays) {
   sink_.OnPreempted("dense");
   sink_.OnPrefixLookup({.policy = "dense", .queried_tokens = 70, .hit_tokens = 64});
-  sink_.OnStep({.decode_rows = 3, .prefill_tokens = 5, .num_sequences = 4, .num_policies = 2});
+  sink_.OnStep({.decode_rows = 3, .prefill_tokens = 5, .num_sequences = 4, .num_policies = 2, .overrun_rows = 2});
   sink_.OnMessage("Generate", MessageDirection::kReceived, 17);
   sink_.OnMessage("Generate", MessageDirection::kSent, 900);
   sink_.OnCompared({.policy = "window", .reference = "dense", .first_divergence = 6, .token_agreement = 0.5});
@@ -250,6 +250,7 @@ TEST_F(PrometheusSinkTest, CountsWhatEachEventSays) {
   const Page page = Read(readings);
   EXPECT_EQ(Sum(page, "farspan_preemptions_total", {{"attention_policy", "dense"}, {"mode", "recompute"}}), 1);
   EXPECT_EQ(Sum(page, "vllm:num_preemptions_total"), 1);
+  EXPECT_EQ(Sum(page, "farspan_batch_overrun_rows_total"), 2);
   EXPECT_EQ(Sum(page, "farspan_prefix_cache_queried_tokens_total", {{"attention_policy", "dense"}}), 70);
   EXPECT_EQ(Sum(page, "farspan_prefix_cache_hit_tokens_total"), 64);
   EXPECT_EQ(Sum(page, "vllm:prefix_cache_queries_total"), 70);

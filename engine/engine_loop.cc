@@ -86,6 +86,10 @@ void EngineLoop::BeginStep(const StepPlan& plan, SteadyTime now) {
   BuiltBatch built = BuildBatch(plan, parts_->model->shape(), &scheduler_);
   parts_->model->BeginStep(built.forward, built.draws, *parts_->kv_cache);
   StepInFlight step = {.event = EventOf(built), .begun = now, .ahead = !in_flight_.empty()};
+  for (const BatchRun& run : built.runs) {
+    // The middle one of a chunk's rows reads what is behind it, of what the last one does.
+    if (run.prefill) step.prefill_reads += run.num_tokens * (run.traffic.entries_selected - run.num_tokens / 2);
+  }
   step.runs = std::move(built.runs);
   in_flight_.push_back(std::move(step));
 }
@@ -276,7 +280,9 @@ void EngineLoop::FinishStep(StepInFlight step) {
   ++num_steps_;
   const SteadyTime now = Now();
   step.event.duration = now - std::max(step.begun, std::exchange(last_step_end_, now));
-  scheduler_.ObserveStep(step.event.duration, step.event.decode_rows, step.event.prefill_tokens);
+  scheduler_.ObserveStep(step.event.duration, {.decode_rows = step.event.decode_rows,
+                                               .prefill_tokens = step.event.prefill_tokens,
+                                               .prefill_reads = step.prefill_reads});
   parts_->metrics->OnStep(step.event);
 }
 

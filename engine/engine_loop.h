@@ -41,6 +41,7 @@ class EngineLoop {
   struct StepInFlight {
     std::vector<BatchRun> runs;
     StepEvent event;
+    int64_t prefill_reads = 0;  // as StepWork counts them
     SteadyTime begun{};
     bool ahead = false;  // another one was in flight when it began
   };

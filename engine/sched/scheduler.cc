@@ -121,9 +121,7 @@ PageRef Scheduler::TakePage() {
   return *std::move(page);
 }
 
-void Scheduler::ObserveStep(SteadyDuration duration, int64_t decode_rows, int64_t prefill_tokens) {
-  step_cost_.Observe(duration, decode_rows, prefill_tokens);
-}
+void Scheduler::ObserveStep(SteadyDuration duration, const StepWork& work) { step_cost_.Observe(duration, work); }
 
 std::unique_ptr<Sequence> Scheduler::Extract(SequenceId id, SequenceList* list) {
   const auto place = std::find_if(list->begin(), list->end(), HasId(id));

@@ -69,7 +69,7 @@ class Scheduler {
   Committed Commit(const StepPlan& plan, SteadyTime now);
 
   // What a step of this shape took, for the plans to come.
-  void ObserveStep(SteadyDuration duration, int64_t decode_rows, int64_t prefill_tokens);
+  void ObserveStep(SteadyDuration duration, const StepWork& work);
 
   Sequence& sequence(SequenceId id);     // a running one
   Sequence* FindRunning(SequenceId id);  // null where it does not run

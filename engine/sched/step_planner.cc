@@ -46,6 +46,15 @@ bool CanBeForked(const Sequence& leader) {
          (leader.block_table().dropped_tokens() == 0 || leader.scheduled() == leader.prompt_tokens());
 }
 
+// Tokens that the row at `position` reads.
+int64_t DepthOf(const Sequence& sequence, int64_t position) {
+  const AttentionPlan plan = sequence.request().policy->Plan(
+      {.queries = {.begin = position, .end = position + 1}, .prompt_tokens = sequence.prompt_tokens()});
+  int64_t depth = 0;
+  for (const ReadRange& range : plan.reads) depth += range.tokens.size();
+  return depth;
+}
+
 }  // namespace
 
 StepPlanner::StepPlanner(const SchedulerView& view, SteadyTime now)
@@ -157,15 +166,14 @@ void StepPlanner::PlanDecodeRows() {
     if (MakeRoom(pages, *sequence)) Run(*sequence, 1, pages);
   }
   const auto decode_rows = std::ssize(plan_.runs) + std::ssize(plan_.forks);
-  chunk_rows_ = rows_;
+  chunks_ = {.tokens = rows_, .seconds = std::numeric_limits<double>::infinity()};
   if (decode_rows > 0 && view_.limits.max_inter_token_latency > SteadyDuration::zero()) {
-    chunk_rows_ =
-        std::min(rows_, view_.step_cost.PrefillTokensWithin(view_.limits.max_inter_token_latency, decode_rows));
+    chunks_ = view_.step_cost.Budget(view_.limits.max_inter_token_latency, decode_rows, rows_);
   }
 }
 
 void StepPlanner::AdmitUrgent() {
-  if (urgent_ == nullptr || placed_.contains(urgent_->id()) || batch_.seats == 0 || chunk_rows_ == 0) return;
+  if (urgent_ == nullptr || placed_.contains(urgent_->id()) || batch_.seats == 0 || chunks_.empty()) return;
   const PrefixMatch match = FindPrefix(*urgent_, view_.index);
   if (Fits(*urgent_, match)) Admit(*urgent_, match);
 }
@@ -178,7 +186,7 @@ void StepPlanner::PlanChunks() {
     if (!decodes && sequence->num_runnable() > 0) computing.push_back(sequence);
   }
   const bool somebody_can_begin = !computing.empty() && SomebodyCanBegin();
-  for (size_t i = 0; i < computing.size() && chunk_rows_ > 0; ++i) {
+  for (size_t i = 0; i < computing.size() && !chunks_.empty(); ++i) {
     const Sequence& sequence = *computing[i];
     if (Preempted(sequence.id())) continue;
     const BlockTable& table = sequence.block_table();
@@ -187,20 +195,21 @@ void StepPlanner::PlanChunks() {
     const int64_t most_tokens =
         table.capacity_tokens() + (batch_.pages.num_free() - copies) * table.page_tokens() - sequence.scheduled();
     const bool shares = i + 1 < computing.size() || somebody_can_begin;
-    const int64_t share = shares ? CeilDiv(chunk_rows_, 2) : chunk_rows_;
+    const int64_t depth = DepthOf(sequence, sequence.scheduled()), affordable = chunks_.TokensAt(depth);
+    const int64_t share = shares ? CeilDiv(affordable, 2) : affordable;
     const int64_t num_tokens = std::min({share, sequence.num_runnable(), most_tokens});
-    chunk_rows_ -= num_tokens;
+    chunks_.Take(num_tokens, depth);
     Run(sequence, num_tokens, copies + table.PagesMissing(sequence.scheduled() + num_tokens));
   }
   for (const StepPlan::Fork& fork : plan_.forks) plan_.runs.push_back({.id = fork.id, .num_tokens = 1});
 }
 
 void StepPlanner::PlanAdmissions() {
-  if (preempted_for_pages_ || batch_.seats == 0 || chunk_rows_ == 0) return;
+  if (preempted_for_pages_ || batch_.seats == 0 || chunks_.empty()) return;
   WaitingLine line = Line(kAnyPriority);
   std::vector<SequenceId> blocked;
   int passes_left = Scheduler::kMaxOvertaken;  // of those that are blocked
-  while (!line.empty() && batch_.seats > 0 && chunk_rows_ > 0 && passes_left > 0) {
+  while (!line.empty() && batch_.seats > 0 && !chunks_.empty() && passes_left > 0) {
     const Sequence& sequence = line.Pop();
     const PrefixMatch match = FindPrefix(sequence, view_.index);
     const int64_t num_tokens = Fits(sequence, match) ? Admit(sequence, match) : 0;
@@ -326,7 +335,7 @@ int64_t StepPlanner::Admit(const Sequence& sequence, const PrefixMatch& match) {
   const int64_t page_tokens = sequence.block_table().page_tokens();
   const int64_t begin = match.pages * page_tokens;
   const int64_t end = begin < sequence.prompt_tokens() ? sequence.prompt_tokens() : sequence.num_tokens();
-  const int64_t num_tokens = std::min(chunk_rows_, end - begin);
+  const int64_t depth = DepthOf(sequence, begin), num_tokens = std::min(chunks_.TokensAt(depth), end - begin);
   const int64_t pages = CeilDiv(begin + num_tokens, page_tokens) - match.pages;
   if (pages + batch_.pages.NumIdle(match.held) > batch_.pages.num_free()) return 0;
   const bool asks_cache = sequence.chain().cacheable() && !sequence.request().prompt_logprobs;
@@ -338,7 +347,7 @@ int64_t StepPlanner::Admit(const Sequence& sequence, const PrefixMatch& match) {
   for (const PageId page : match.held) batch_.pages.Hold(page);
   // What it will still need counts as promised from now on.
   batch_.pages.Take(std::max(pages, PagesNow(sequence) - std::ssize(match.held)));
-  chunk_rows_ -= num_tokens;
+  chunks_.Take(num_tokens, depth);
   rows_ -= num_tokens;
   plan_.runs.push_back({.id = sequence.id(), .num_tokens = num_tokens});
   return num_tokens;

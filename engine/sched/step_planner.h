@@ -83,8 +83,8 @@ class StepPlanner {
   const SteadyTime now_;
   StepPlan plan_;
   Batch batch_;
-  int64_t rows_ = 0;        // left in this step
-  int64_t chunk_rows_ = 0;  // of them, for rows that are no plain decode row
+  int64_t rows_ = 0;    // left in this step
+  ChunkBudget chunks_;  // of them, for rows that are no plain decode row
   bool preempted_for_pages_ = false;
   const Sequence* urgent_ = nullptr;  // for whom others were preempted
   absl::flat_hash_set<SequenceId> computing_leaders_;

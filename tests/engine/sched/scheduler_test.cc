@@ -252,8 +252,9 @@ class TimedSchedulerTest : public SchedulerTest {
 TEST_F(TimedSchedulerTest, APromptTakesNoMoreOfAStepThanDecodesCanWaitFor) {
   Add(4, 9);
   Step();
-  for (int i = 0; i < 20; ++i) scheduler_.ObserveStep(std::chrono::milliseconds(5), 1, 0);
-  for (int i = 0; i < 20; ++i) scheduler_.ObserveStep(std::chrono::milliseconds(65), 1, 60);
+  for (int i = 0; i < 20; ++i) scheduler_.ObserveStep(std::chrono::milliseconds(5), {.decode_rows = 1});
+  for (int i = 0; i < 20; ++i)
+    scheduler_.ObserveStep(std::chrono::milliseconds(65), {.decode_rows = 1, .prefill_tokens = 60});
   Add(60, 2);
   const StepPlan plan = Step();
   ASSERT_EQ(plan.runs.size(), 2u);

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -74,9 +75,9 @@ class CommandLineReader {
     if (out_.action == CommandAction::kServe && config.model_path.empty() && !failed_.contains("model")) {
       Error("--model must be given: the path of a GGUF file, random: and a shape, or hash: for the hash model");
     }
-    if (config.max_num_seqs > config.max_num_batched_tokens) {
-      Error(absl::StrCat("--max-num-seqs must not be above --max-num-batched-tokens (", config.max_num_batched_tokens,
-                         "), got ", config.max_num_seqs));
+    if (config.max_num_seqs && config.max_num_batched_tokens && *config.max_num_seqs > *config.max_num_batched_tokens) {
+      Error(absl::StrCat("--max-num-seqs must not be above --max-num-batched-tokens (", *config.max_num_batched_tokens,
+                         "), got ", *config.max_num_seqs));
     }
     if (config.max_num_queued_reqs_per_tenant.value_or(0) > config.max_num_queued_reqs) {
       Error(absl::StrCat("--max-num-queued-reqs-per-tenant must not be above --max-num-queued-reqs (",
@@ -255,13 +256,30 @@ absl::StatusOr<DeviceChoice> ChooseServedDevice(const ServerConfig& config) {
   return ChooseCpu(config.device, "the hash model");
 }
 
+BatchLimits BatchLimitsOn(bool gpu, const ServerConfig& config) {
+  BatchLimits limits = gpu ? BatchLimits{.max_num_seqs = 256, .max_num_batched_tokens = 8192}
+                           : BatchLimits{.max_num_seqs = 64, .max_num_batched_tokens = 512};
+  if (config.max_num_batched_tokens) {
+    limits.max_num_batched_tokens = *config.max_num_batched_tokens;
+  } else if (config.max_num_seqs) {
+    limits.max_num_batched_tokens = std::max(limits.max_num_batched_tokens, *config.max_num_seqs);
+  }
+  limits.max_num_seqs = config.max_num_seqs.value_or(std::min(limits.max_num_seqs, limits.max_num_batched_tokens));
+  return limits;
+}
+
 std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line) {
   std::vector<ConfigValue> values = line.values;
+  const absl::StatusOr<DeviceChoice> choice = ChooseServedDevice(line.config);
   for (ConfigValue& value : values) {
-    if (value.name != "device") continue;
-    const absl::StatusOr<DeviceChoice> choice = ChooseServedDevice(line.config);
-    absl::StrAppend(&value.source, ": ", choice.ok() ? choice->reason : std::string(choice.status().message()));
-    if (choice.ok()) value.value = choice->name;
+    if (value.name == "device") {
+      absl::StrAppend(&value.source, ": ", choice.ok() ? choice->reason : std::string(choice.status().message()));
+      if (choice.ok()) value.value = choice->name;
+    }
+    if (!choice.ok()) continue;
+    const BatchLimits limits = BatchLimitsOn(choice->is_cuda(), line.config);
+    if (value.name == "max-num-seqs") value.value = absl::StrCat(limits.max_num_seqs);
+    if (value.name == "max-num-batched-tokens") value.value = absl::StrCat(limits.max_num_batched_tokens);
   }
   return values;
 }

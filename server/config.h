@@ -28,8 +28,8 @@ struct ServerConfig {
   int64_t grpc_port = 50051;             // 0 takes a free port
   int64_t metrics_port = 8002;           // 0 takes a free port
   std::optional<int64_t> max_model_len;  // absent: the model's context
-  int64_t max_num_seqs = 64;
-  int64_t max_num_batched_tokens = 512;
+  std::optional<int64_t> max_num_seqs;   // absent: as BatchLimitsOn says, as below
+  std::optional<int64_t> max_num_batched_tokens;
   int64_t max_num_queued_reqs = 256;
   std::optional<int64_t> max_num_queued_reqs_per_tenant;  // absent: max_num_queued_reqs
   std::optional<int64_t> max_num_queued_tokens;           // absent: 8 contexts
@@ -96,7 +96,16 @@ Environment ProcessEnvironment();
 std::string HelpText();
 // The device of these settings on this machine; fails as ChooseDevice does, and for a GPU under the hash model.
 absl::StatusOr<DeviceChoice> ChooseServedDevice(const ServerConfig& config);
-// The line's values with the device chosen, its reason beside its source.
+
+// Of one step. What is not set is 256 requests and 8,192 tokens on a GPU and 64 and 512 elsewhere, and gives way to
+// what is: fewer requests than that where a step has fewer tokens, more tokens where it has more requests.
+struct BatchLimits {
+  int64_t max_num_seqs = 0;
+  int64_t max_num_batched_tokens = 0;
+};
+BatchLimits BatchLimitsOn(bool gpu, const ServerConfig& config);
+
+// The line's values with the device chosen, its reason beside its source, and what it decides.
 std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line);
 // One setting a line: `name = value  # source`.
 std::string ConfigText(const std::vector<ConfigValue>& values);

@@ -268,9 +268,11 @@ void AppendModelFlags(std::vector<Flag>* flags) {
 }
 
 void AppendSchedulingFlags(std::vector<Flag>* flags) {
-  flags->push_back(IntFlag("max-num-seqs", "N", &ServerConfig::max_num_seqs, {1, 4096}, "Requests in one batch."));
-  flags->push_back(IntFlag("max-num-batched-tokens", "TOKENS", &ServerConfig::max_num_batched_tokens, {1, 1 << 16},
-                           "Tokens of one step, decoded and prefilled together."));
+  flags->push_back(OptionalIntFlag("max-num-seqs", "N", &ServerConfig::max_num_seqs, {1, 4096},
+                                   "Requests in one batch; 256 on a GPU and 64 elsewhere by default.", "auto"));
+  flags->push_back(OptionalIntFlag(
+      "max-num-batched-tokens", "TOKENS", &ServerConfig::max_num_batched_tokens, {1, 1 << 16},
+      "Tokens of one step, decoded and prefilled together; 8192 on a GPU and 512 elsewhere by default.", "auto"));
   flags->push_back(IntFlag("max-num-queued-reqs", "N", &ServerConfig::max_num_queued_reqs, {1, 1 << 20},
                            "Requests that may wait; more are refused."));
   flags->push_back(OptionalIntFlag("max-num-queued-reqs-per-tenant", "N", &ServerConfig::max_num_queued_reqs_per_tenant,

@@ -54,8 +54,9 @@ EngineOptions OptionsOf(const ServerConfig& config, const ServedModel& model, in
   options.kv_dtype = config.kv_cache_dtype;
   options.kv_cache_bytes = config.kv_cache_bytes.value_or(0);
   options.gpu_memory_utilization = config.gpu_memory_utilization;
-  options.engine.max_num_seqs = config.max_num_seqs;
-  options.engine.max_num_batched_tokens = config.max_num_batched_tokens;
+  const BatchLimits limits = BatchLimitsOn(model.device.is_cuda(), config);
+  options.engine.max_num_seqs = limits.max_num_seqs;
+  options.engine.max_num_batched_tokens = limits.max_num_batched_tokens;
   options.engine.max_num_queued_requests = config.max_num_queued_reqs;
   options.engine.max_num_queued_requests_per_tenant =
       config.max_num_queued_reqs_per_tenant.value_or(config.max_num_queued_reqs);

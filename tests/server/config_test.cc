@@ -164,6 +164,28 @@ TEST(ConfigTest, SettingsAreCheckedTogether) {
               ElementsAre(AllOf(HasSubstr("--max-num-seqs"), HasSubstr("(8)"), HasSubstr("got 9"))));
 }
 
+TEST(ConfigTest, WhatAStepHoldsDependsOnTheDeviceWhereNobodySays) {
+  const auto limits = [](bool gpu, const std::vector<std::string>& arguments) {
+    const CommandLine line = Parse(arguments);
+    EXPECT_THAT(line.errors, IsEmpty());
+    const BatchLimits on = BatchLimitsOn(gpu, line.config);
+    return std::pair<int64_t, int64_t>(on.max_num_seqs, on.max_num_batched_tokens);
+  };
+  EXPECT_EQ(limits(true, {"m"}), (std::pair<int64_t, int64_t>(256, 8192)));
+  EXPECT_EQ(limits(false, {"m"}), (std::pair<int64_t, int64_t>(64, 512)));
+  EXPECT_EQ(limits(true, {"m", "--max-num-seqs", "9"}), (std::pair<int64_t, int64_t>(9, 8192)));
+  EXPECT_EQ(limits(true, {"m", "--max-num-batched-tokens", "100"}), (std::pair<int64_t, int64_t>(100, 100)));
+  EXPECT_EQ(limits(false, {"m", "--max-num-seqs", "1000"}), (std::pair<int64_t, int64_t>(1000, 1000)));
+  EXPECT_EQ(limits(false, {"m", "--max-num-seqs", "3", "--max-num-batched-tokens", "4"}),
+            (std::pair<int64_t, int64_t>(3, 4)));
+}
+
+TEST(ConfigTest, PrintConfigShowsWhatTheDeviceDecides) {
+  const std::string text = ConfigText(WithDeviceChosen(Parse({"m", "--device", "cpu"})));
+  EXPECT_THAT(text, HasSubstr("max-num-seqs = 64  # default\n"));
+  EXPECT_THAT(text, HasSubstr("max-num-batched-tokens = 512  # default\n"));
+}
+
 TEST(ConfigTest, AttentionPolicyIsTextOrABareName) {
   EXPECT_EQ(Parse({"m", "--attention-policy", "window { window_tokens: 256 }"})
                 .config.attention_policy.window()

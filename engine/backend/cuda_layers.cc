@@ -125,28 +125,28 @@ absl::Status CudaLayers::AttentionInput(const kernels::AttentionInputArgs& args)
   const NormedRows input = {.hidden = args.hidden, .weight = args.norm_weight, .epsilon = args.epsilon};
   const int64_t num_outputs = args.query.rows + args.key.rows + args.value.rows;
   const Rows rows = {.num_rows = args.num_rows, .width = args.query.columns, .normed = args.normed};
+  const kernels::RopeAppendArgs append = {.qkv = args.projected,
+                                          .cos_sin = args.cos_sin,
+                                          .slots = args.slots,
+                                          .q = args.q,
+                                          .cache = args.cache,
+                                          .num_rows = args.num_rows,
+                                          .num_heads = args.num_heads,
+                                          .rope_dim = args.rope_dim,
+                                          .activation = Activation::kBf16};
   FARSPAN_ASSIGN_OR_RETURN(const bool streamed, Stream(input, rows, weights, [&](const NormedRows& normed) {
                              return kernels::cuda::LaunchNormLinear({.input = normed,
                                                                      .weights = {args.query, args.key, args.value},
                                                                      .num_weights = 3,
                                                                      .y = args.projected,
-                                                                     .num_rows = args.num_rows},
+                                                                     .num_rows = args.num_rows,
+                                                                     .append = &append},
                                                                     stream_);
                            }));
-  if (!streamed) {
-    FARSPAN_RETURN_IF_ERROR(MultiplyAll(args.normed, weights, args.num_rows,
-                                        {.y = args.projected, .stride = num_outputs, .is_bf16 = true}));
-  }
-  return FromLaunch("rotation", kernels::cuda::LaunchRopeAppend({.qkv = args.projected,
-                                                                 .cos_sin = args.cos_sin,
-                                                                 .slots = args.slots,
-                                                                 .q = args.q,
-                                                                 .cache = args.cache,
-                                                                 .num_rows = args.num_rows,
-                                                                 .num_heads = args.num_heads,
-                                                                 .rope_dim = args.rope_dim,
-                                                                 .activation = Activation::kBf16},
-                                                                stream_));
+  if (streamed) return absl::OkStatus();
+  FARSPAN_RETURN_IF_ERROR(
+      MultiplyAll(args.normed, weights, args.num_rows, {.y = args.projected, .stride = num_outputs, .is_bf16 = true}));
+  return FromLaunch("rotation", kernels::cuda::LaunchRopeAppend(append, stream_));
 }
 
 absl::Status CudaLayers::AttentionOutput(const kernels::AddLinearArgs& args) {

@@ -9,7 +9,9 @@
 //   or all eight:      the same for each chunk, two words a row; value j in byte j / 2 % 2 + 2 (j % 2) of word j / 4,
 //   the fifth bit:     4 bytes a lane; value j of word w in bit 4 w + j / 2 + 16 (j % 2),
 //   or the next two:   8 bytes a lane, a word a chunk; value j of row r in bits 2 (4 r + j / 2) + 16 (j % 2) and above,
-//   the scales:        half floats [chunk][group of columns][row], or pairs of scale and minimum.
+//   the scales:        half floats, or pairs of scale and minimum: [row of eight][half of the rows][chunk], or, where
+//   16
+//                      columns share one, [chunk][row of eight][half of the rows][half of the chunk].
 // Rows are a multiple of 16, columns of 64.
 #pragma once
 
@@ -99,7 +101,8 @@ struct TilePlace {
   }
   // Index of a half float, or of a pair.
   constexpr int scale_index(const TileTraits& traits) const {
-    return (chunk * traits.groups() + group) * static_cast<int>(kTileRows) + row;
+    const int of_row = traits.groups() == 1 ? chunk : group, eighth = traits.groups() == 1 ? 0 : chunk;
+    return (eighth * 8 + row % 8) * 4 + half * 2 + of_row;
   }
 };
 

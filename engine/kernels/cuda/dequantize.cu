@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tiles to rows of bf16. A warp a tile: through shared memory, so that both sides are read and written in whole
 // vectors.
-#include "engine/kernels/cuda/stream_tiles.cuh"
+#include "engine/kernels/cuda/tile_levels.cuh"
 
 namespace farspan::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 8;
 
-__device__ uint32_t Scaled(uint32_t levels, float scale, float min) {
-  return PackBf16(fmaf(scale, __uint_as_float(levels << 16), min),
-                  fmaf(scale, __uint_as_float(levels & 0xffff0000u), min));
+// Two levels less their offset, from the bits of TileLevels: levels that stand four bits up are 16 times as large.
+template <WeightType kType>
+__device__ float2 Dequantized(uint32_t levels, int pair, float scale, float min) {
+  using Levels = TileLevels<kType>;
+  const int shift = Levels::kRaisesOddPairs && pair % 2 == 1 ? 4 : 0;
+  const auto low = static_cast<float>(static_cast<int>(levels >> shift & 0xff) - Levels::kOffset);
+  const auto high = static_cast<float>(static_cast<int>(levels >> (16 + shift) & 0xff) - Levels::kOffset);
+  return {fmaf(scale, low, min), fmaf(scale, high, min)};
 }
 
 template <WeightType kType>
 __global__ void DequantizeKernel(DequantizeArgs args) {
-  using Weights = TiledWeights<kType>;
-  constexpr TileTraits kTraits = Weights::kTraits;
-  __shared__ __align__(16) uint8_t tiles[kWarps][Weights::kStageBytes];
+  constexpr TileTraits kTraits = TraitsOfTiles(kType);
+  constexpr int kScaleBytes = kTraits.has_min ? 4 : 2;
+  __shared__ __align__(16) uint8_t tiles[kWarps][kTraits.tile_bytes()];
   LetNextStart();
   WaitForPrevious();
   const int64_t columns = args.weight.columns, tiles_a_strip = columns / kTileColumns;
@@ -26,26 +31,30 @@ __global__ void DequantizeKernel(DequantizeArgs args) {
   const int64_t strip = index / tiles_a_strip, column = index % tiles_a_strip * kTileColumns;
   const uint8_t* from = static_cast<const uint8_t*>(args.weight.data) +
                         TileOffset(kTraits, columns, args.first_row + strip * kTileRows, column);
-  for (int at = Lane() * kVectorBytes; at < Weights::kStageBytes; at += kWarpThreads * kVectorBytes) {
+  for (int at = Lane() * kVectorBytes; at < kTraits.tile_bytes(); at += kWarpThreads * kVectorBytes) {
     *reinterpret_cast<uint4*>(tiles[Warp()] + at) = *reinterpret_cast<const uint4*>(from + at);
   }
   __syncwarp();
-  const uint32_t shared = SharedAddress(tiles[Warp()]);
+  TileLevels<kType> levels;
+  levels.Load(SharedAddress(tiles[Warp()]));
 #pragma unroll
   for (int chunk = 0; chunk < 2; ++chunk) {
-    const LevelPairs levels = Weights::Levels(shared, chunk);
-    float scales[kTraits.groups()][2], mins[2] = {0, 0};
-    Weights::LoadScales(shared, chunk, scales, mins);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t pairs[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        pairs[i] = Scaled(levels.pairs[half][i], scales[i / 2 * (kTraits.groups() - 1)][half], mins[half]);
+        const TilePlace place = {.chunk = chunk, .half = half, .row = half * 8 + Lane() / 4, .group = i / 2};
+        const TilePlace first = {.chunk = chunk, .half = half, .row = half * 8 + Lane() / 4, .group = 0};
+        const uint8_t* scale = tiles[Warp()] + kTraits.scales_at() +
+                               (kTraits.groups() == 2 ? place : first).scale_index(kTraits) * kScaleBytes;
+        const float2 values = Dequantized<kType>(levels.Pair(chunk, half, i), i, LoadHalf(scale),
+                                                 kTraits.has_min ? LoadHalf(scale + 2) : 0.0f);
+        pairs[i] = PackBf16(values.x, values.y);
       }
       auto* row = static_cast<uint16_t*>(args.out) + (strip * kTileRows + half * 8 + Lane() / 4) * columns + column +
                   chunk * kChunkColumns;
-      if constexpr (Weights::kColumnsInHalves) {
+      if constexpr (kTraits.groups() == 2) {
         *reinterpret_cast<uint2*>(row + Lane() % 4 * 4) = {pairs[0], pairs[1]};
         *reinterpret_cast<uint2*>(row + 16 + Lane() % 4 * 4) = {pairs[2], pairs[3]};
       } else {

@@ -33,6 +33,9 @@ struct NormLinearArgs {
   int64_t num_weights;
   void* y;  // bf16 [num_rows][sum of the weights' rows]
   int64_t num_rows;
+  // Where the weights are those of queries, keys and values: what becomes of the products instead of y. Its own qkv and
+  // activation are not looked at: queries are bf16.
+  const RopeAppendArgs* append = nullptr;
 };
 
 // inner[r][i] = silu(gate[i] . n) * (up[i] . n) with n = norm(hidden[r]).

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel that streams weights past few rows, for any format of weights, and its launch. Weights come by cp.async
-// through a ring of stages that each warp has for itself, several steps ahead and across tiles, so that memory is never
-// idle while sums are exchanged; the ring is filled before the previous kernel has ended, since weights do not change.
+// The kernel that streams weights past few rows, and its launch; for tiles see stream_tiles.cuh. Weights come by
+// cp.async through a ring of stages that each warp has for itself, several steps ahead and across tiles, so that memory
+// is never idle while sums are exchanged; the ring is filled before the previous kernel has ended, since weights do not
+// change.
 //
 // Weights is a format:
 //   kStepColumns, kStageBytes  columns and bytes of one tile in a stage
 //   kWarpColumns, NextColumn   where a warp's first step begins, in warps, and its next after that at a column
 //   kMostBatchSteps            steps after which warps exchange sums: the more, the fewer bytes a step has
-//   kSharesStages              whether lanes read what others asked for
-//   kColumnsInHalves           whether a lane's columns are four of each half of a chunk, else eight in a row
-//   kNeedsXSums                whether Multiply wants the sums of x over a chunk
-//   kGatesByTiles              whether a gated product takes a tile of each weight
 //   Place                      a warp's place in a tile: asks for the bytes of a step
 //   Multiply                   adds the products of one chunk of a stage
 #pragma once
@@ -19,14 +16,13 @@
 
 namespace farspan::kernels::cuda {
 
-// Two tiles a step where rows of x stream: each of their bytes then serves twice as many weights. Also where a gated
-// product's weights are tiled: their rows come by 16, so that a step takes a tile of each.
-template <typename WeightsOf, StreamInput kInputOf, int kFragmentsOf, int kTilesOf>
+// Two tiles a step where rows of x stream: each of their bytes then serves twice as many weights.
+template <typename WeightsOf, StreamInput kInputOf, int kFragmentsOf, int kTilesOf, bool kProjectsOf>
 struct Ring {
   using Weights = WeightsOf;
   static constexpr StreamInput kInput = kInputOf;
   static constexpr int kFragments = kFragmentsOf, kTiles = kTilesOf;
-  static constexpr bool kPaired = kTiles == 2 && kInput != StreamInput::kStreamed;
+  static constexpr bool kProjects = kProjectsOf;  // whether the outputs are queries, keys and values
   static constexpr int kChunks = Weights::kStepColumns / kChunkColumns;
   static constexpr int kWeightBytes = kTiles * Weights::kStageBytes;
   static constexpr int kFragmentBytes = kWarpThreads * kVectorBytes;
@@ -112,10 +108,9 @@ class WeightStream {
   typename Weights::Place places_[R::kTiles];
 };
 
-// Fills the ring: weights before the previous kernel has ended, rows of x after it.
+// Fills the ring with weights; `x_columns` are those of the stages.
 template <typename R>
-__device__ void FillRing(WeightStream<R>& stream, int columns) {
-  int x_columns[R::kStages];
+__device__ void FillRing(WeightStream<R>& stream, int columns, int (&x_columns)[R::kStages]) {
 #pragma unroll
   for (int stage = 0; stage < R::kStages; ++stage) {
     stream.AskForWeights(stage);
@@ -123,13 +118,15 @@ __device__ void FillRing(WeightStream<R>& stream, int columns) {
     stream.Advance();
     if constexpr (R::kInput != StreamInput::kStreamed) CommitCopies();
   }
-  WaitForPrevious();
-  if constexpr (R::kInput == StreamInput::kStreamed) {
+}
+
+// And with rows of x, which the previous kernel may have written.
+template <typename R>
+__device__ void FillRingWithX(WeightStream<R>& stream, const int (&x_columns)[R::kStages]) {
 #pragma unroll
-    for (int stage = 0; stage < R::kStages; ++stage) stream.AskForX(stage, x_columns[stage]);
+  for (int stage = 0; stage < R::kStages; ++stage) stream.AskForX(stage, x_columns[stage]);
 #pragma unroll
-    for (int stage = 0; stage < R::kStages; ++stage) CommitCopies();
-  }
+  for (int stage = 0; stage < R::kStages; ++stage) CommitCopies();
 }
 
 // The fragment of x for one chunk and 8 rows, `row` being the lane's; zeros beyond the last.
@@ -142,10 +139,6 @@ __device__ uint4 LoadFragment(const StreamParams& params, uint32_t slot, uint32_
   const uint32_t begin =
       kStreamed ? slots + Lane() / 4 * 4 * kVectorBytes : x_shared + row * params.x_stride_bytes + column * 2;
   if (!kStreamed && row >= params.num_rows) return {0, 0, 0, 0};
-  if constexpr (R::Weights::kColumnsInHalves) {
-    const uint2 first = LoadShared8(begin + part * 8), second = LoadShared8(begin + 32 + part * 8);
-    return {first.x, first.y, second.x, second.y};
-  }
   return LoadShared(begin + part * kVectorBytes);
 }
 
@@ -155,15 +148,13 @@ __device__ void MultiplyStep(const StreamParams& params, uint32_t slot, uint32_t
 #pragma unroll
   for (int chunk = 0; chunk < R::kChunks; ++chunk) {
     uint4 x[R::kFragments];
-    float x_sums[R::kFragments][4] = {};
 #pragma unroll
     for (int i = 0; i < R::kFragments; ++i) {
       x[i] = LoadFragment<R>(params, slot, x_shared, chunk, i, column + chunk * kChunkColumns);
-      if constexpr (R::Weights::kNeedsXSums) SumFragment(x[i], x_sums[i]);
     }
 #pragma unroll
     for (int i = 0; i < R::kTiles; ++i) {
-      R::Weights::template Multiply<R::kFragments>(slot + i * R::Weights::kStageBytes, chunk, x, x_sums, sums[i]);
+      R::Weights::template Multiply<R::kFragments>(slot + i * R::Weights::kStageBytes, chunk, x, sums[i]);
     }
   }
 }
@@ -177,38 +168,38 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpThreads, 1)
   auto* partials = reinterpret_cast<float*>(x_rows + (R::kInput == StreamInput::kStreamed ? 0 : XBytes(params)));
   const int slot_size = NumWarps() * params.num_rows * kTileOutputs;
   const int buffer_size = params.batch_steps * R::kTiles * slot_size;
-  // Until the factors are known it may lie in the second buffer.
-  auto* squares = reinterpret_cast<float(*)[kMaxSegments]>(partials + (params.buffers - 1) * buffer_size);
+  auto* squares = reinterpret_cast<float(*)[kMaxSegments]>(partials + params.buffers * buffer_size);
   const uint32_t ring = SharedAddress(shared) + Warp() * R::kStages * R::kStageBytes;
 
   // Where the ring holds nearly all, the next kernel's blocks would only be in the way of this one's start.
   if (NumWarps() == kMaxWarps) LetNextStart();
   if constexpr (R::kInput == StreamInput::kNormed) PrefetchNormWeights(params);
   WeightStream<R> stream(params, ring);
-  FillRing(stream, params.columns);
+  int x_columns[R::kStages];
+  FillRing(stream, params.columns, x_columns);
+  // What can be known before the previous kernel has ended is: the first run of code is slow.
+  const int step = static_cast<int>(gridDim.x) * R::kTiles, begin = static_cast<int>(blockIdx.x) * R::kTiles;
+  OutputPlace place = PlaceOfThread<R::kTiles, R::kProjects>(params, begin, step);
+  WaitForPrevious();
+  if constexpr (R::kInput == StreamInput::kStreamed) FillRingWithX(stream, x_columns);
   if (NumWarps() < kMaxWarps) LetNextStart();
+  BeforeOutput before = LoadBefore<R::kProjects>(params, place);
   if constexpr (R::kInput == StreamInput::kNormed) StageNormedRows(params, x_rows, squares);
   if constexpr (R::kInput == StreamInput::kShared) StageRows(params, x_rows);
   __syncthreads();
-  const int step = static_cast<int>(gridDim.x) * R::kTiles;
   float factor = 1;
-  if constexpr (R::kInput == StreamInput::kNormed) {
-    factor = NormFactor(params, squares[PlaceOfThread<R::kTiles, R::kPaired>(params, 0, step).row]);
-    if (params.buffers == 1) __syncthreads();
-  }
   int stage = 0, parity = 0;
-  for (int first = static_cast<int>(blockIdx.x) * R::kTiles; first < params.num_tiles;
-       first += params.batch_steps * step) {
-    const OutputPlace place = PlaceOfThread<R::kTiles, R::kPaired>(params, first, step);
-    const float old = OldValue(params, place);
+  for (int first = begin; first < params.num_tiles; first += params.batch_steps * step) {
+    if (first != begin) {
+      place = PlaceOfThread<R::kTiles, R::kProjects>(params, first, step);
+      before = LoadBefore<R::kProjects>(params, place);
+    }
     float* const buffer = partials + parity * buffer_size;
     for (int nth = 0; nth < params.batch_steps && first + nth * step < params.num_tiles; ++nth) {
       float sums[R::kTiles][2][R::kFragments][4] = {};
       for (int column = Warp() * Weights::kWarpColumns; column < params.columns; column = Weights::NextColumn(column)) {
         WaitForCopies<R::kStages - 1>();
-        if constexpr (Weights::kSharesStages) __syncwarp();
         MultiplyStep<R>(params, ring + stage * R::kStageBytes, SharedAddress(x_rows), column, sums);
-        if constexpr (Weights::kSharesStages) __syncwarp();
         stream.Ask(stage);
         CommitCopies();
         stage = stage == R::kStages - 1 ? 0 : stage + 1;
@@ -218,9 +209,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpThreads, 1)
         StorePartials<R::kFragments>(params, sums[i][0], sums[i][1], buffer + (nth * R::kTiles + i) * slot_size);
       }
     }
+    if constexpr (R::kInput == StreamInput::kNormed) {
+      if (first == begin) factor = NormFactor(params, squares[place.row]);
+    }
     __syncthreads();
     const float* own = buffer + place.slot * slot_size;
-    if (place.exists) WriteOutput(params, place, own, own + (R::kPaired ? slot_size : kTileOutputs / 2), factor, old);
+    if (place.exists) WriteOutput<R::kProjects>(params, place, own, own + kTileOutputs / 2, factor, before);
     parity = params.buffers - 1 - parity;
     if (params.buffers == 1) __syncthreads();
   }
@@ -234,7 +228,9 @@ int64_t SharedBytes(const StreamParams& params) {
   const int64_t num_warps = WarpsFor(params.columns);
   const int64_t rows = R::kInput == StreamInput::kStreamed ? 0 : XBytes(params);
   const int64_t slots = int64_t{params.buffers} * params.batch_steps * R::kTiles;
-  const int64_t bytes = num_warps * (R::kStages * R::kStageBytes + slots * params.num_rows * kTileOutputs * 4) + rows;
+  const int64_t squares = R::kInput == StreamInput::kNormed ? int64_t{params.num_rows} * kMaxSegments * 4 : 0;
+  const int64_t bytes =
+      num_warps * (R::kStages * R::kStageBytes + slots * params.num_rows * kTileOutputs * 4) + rows + squares;
   // One large block a multiprocessor: were there room for two, both could start on one that falls idle first, and
   // another would have none.
   const int64_t more_than_half = CurrentDeviceTraits().max_shared_bytes / 2 + 1024;
@@ -245,11 +241,10 @@ int64_t SharedBytes(const StreamParams& params) {
 template <typename R>
 bool Arrange(StreamParams* params) {
   if (R::kInput == StreamInput::kNormed && params->columns > kMaxSegments * kSegmentColumns) return false;
-  constexpr int kOutputTiles = R::kPaired ? 1 : R::kTiles;
   const int threads = WarpsFor(params->columns) * kWarpThreads;
   for (params->buffers = 2; params->buffers > 0; --params->buffers) {
     for (params->batch_steps = R::Weights::kMostBatchSteps; params->batch_steps > 0; params->batch_steps /= 2) {
-      const bool writable = params->batch_steps * kOutputTiles * params->num_rows * kTileOutputs <= threads;
+      const bool writable = params->batch_steps * R::kTiles * params->num_rows * kTileOutputs <= threads;
       if (writable && SharedBytes<R>(*params) <= CurrentDeviceTraits().max_shared_bytes) return true;
     }
   }
@@ -276,26 +271,21 @@ cudaError_t LaunchRing(StreamParams params, cudaStream_t stream) {
                       static_cast<size_t>(SharedBytes<R>(params)), stream, params);
 }
 
-template <typename Weights, StreamInput kInput, int kTiles>
+template <typename Weights, StreamInput kInput, int kTiles, bool kProjects>
 cudaError_t LaunchRows(const StreamParams& params, cudaStream_t stream) {
-  return params.num_rows <= kRowsPerFragment ? LaunchRing<Ring<Weights, kInput, 1, kTiles>>(params, stream)
-                                             : LaunchRing<Ring<Weights, kInput, 2, kTiles>>(params, stream);
+  return params.num_rows <= kRowsPerFragment ? LaunchRing<Ring<Weights, kInput, 1, kTiles, kProjects>>(params, stream)
+                                             : LaunchRing<Ring<Weights, kInput, 2, kTiles, kProjects>>(params, stream);
 }
 
-template <typename Weights>
+template <typename Weights, bool kProjects>
 cudaError_t LaunchStream(const StreamParams& params, bool normed, cudaStream_t stream) {
-  if constexpr (Weights::kGatesByTiles) {
-    if (params.output == StreamOutput::kGated) {
-      return normed ? LaunchRows<Weights, StreamInput::kNormed, 2>(params, stream)
-                    : LaunchRows<Weights, StreamInput::kShared, 2>(params, stream);
-    }
-  }
-  if (normed) return LaunchRows<Weights, StreamInput::kNormed, 1>(params, stream);
+  if (normed) return LaunchRows<Weights, StreamInput::kNormed, 1, kProjects>(params, stream);
   StreamParams tried = params;
-  const bool fits = params.num_rows <= kRowsPerFragment ? Arrange<Ring<Weights, StreamInput::kShared, 1, 1>>(&tried)
-                                                        : Arrange<Ring<Weights, StreamInput::kShared, 2, 1>>(&tried);
-  return fits ? LaunchRows<Weights, StreamInput::kShared, 1>(params, stream)
-              : LaunchRows<Weights, StreamInput::kStreamed, 2>(params, stream);
+  const bool fits = params.num_rows <= kRowsPerFragment
+                        ? Arrange<Ring<Weights, StreamInput::kShared, 1, 1, kProjects>>(&tried)
+                        : Arrange<Ring<Weights, StreamInput::kShared, 2, 1, kProjects>>(&tried);
+  return fits ? LaunchRows<Weights, StreamInput::kShared, 1, kProjects>(params, stream)
+              : LaunchRows<Weights, StreamInput::kStreamed, 2, kProjects>(params, stream);
 }
 
 }  // namespace farspan::kernels::cuda

@@ -12,8 +12,6 @@ struct Bf16Weights {
   static constexpr int kWarpColumns = 2 * kChunkColumns;
   static constexpr int kStageBytes = 2 * kWarpThreads * kVectorBytes;
   static constexpr int kMostBatchSteps = 1;
-  static constexpr bool kSharesStages = false;  // a lane reads what it asked for itself
-  static constexpr bool kColumnsInHalves = false, kNeedsXSums = false, kGatesByTiles = false;
 
   __device__ static int NextColumn(int column) {
     return column + ((column & kChunkColumns) == 0 ? kChunkColumns : NumWarps() * kWarpColumns - kChunkColumns);
@@ -60,8 +58,7 @@ struct Bf16Weights {
 
   // Even and odd halves of a chunk have sums of their own: shorter chains.
   template <int kFragments>
-  __device__ static void Multiply(uint32_t shared, int, const uint4 (&x)[kFragments], const float (&)[kFragments][4],
-                                  float (&sums)[2][kFragments][4]) {
+  __device__ static void Multiply(uint32_t shared, int, const uint4 (&x)[kFragments], float (&sums)[2][kFragments][4]) {
     const uint4 upper = LoadShared(shared + Lane() * kVectorBytes);
     const uint4 lower = LoadShared(shared + (kWarpThreads + Lane()) * kVectorBytes);
 #pragma unroll
@@ -114,22 +111,31 @@ StreamParams ParamsOf(const NormedRows& rows, void* out) {
   return {.x = rows.hidden, .norm_weight = rows.weight, .rows = rows.rows, .epsilon = rows.epsilon, .out = out};
 }
 
+void TakeAppend(const RopeAppendArgs& args, StreamParams* params) {
+  params->cos_sin = args.cos_sin;
+  params->slots = args.slots;
+  params->cache = args.cache;
+  params->num_heads = static_cast<int>(args.num_heads);
+  params->rope_dim = static_cast<int>(args.rope_dim);
+}
+
 cudaError_t Stream(const StreamParams& params, WeightType type, bool normed, cudaStream_t stream) {
   switch (type) {
     case WeightType::kBf16:
-      return LaunchStream<Bf16Weights>(params, normed, stream);
+      return params.output == StreamOutput::kProjected ? LaunchStream<Bf16Weights, true>(params, normed, stream)
+                                                       : LaunchStream<Bf16Weights, false>(params, normed, stream);
     case WeightType::kTiled4:
-      return StreamTiles<WeightType::kTiled4>(params, normed, stream);
+      return StreamTiles<WeightType::kTiled4>(params, stream);
     case WeightType::kTiled4Min:
-      return StreamTiles<WeightType::kTiled4Min>(params, normed, stream);
+      return StreamTiles<WeightType::kTiled4Min>(params, stream);
     case WeightType::kTiled5:
-      return StreamTiles<WeightType::kTiled5>(params, normed, stream);
+      return StreamTiles<WeightType::kTiled5>(params, stream);
     case WeightType::kTiled5Min:
-      return StreamTiles<WeightType::kTiled5Min>(params, normed, stream);
+      return StreamTiles<WeightType::kTiled5Min>(params, stream);
     case WeightType::kTiled6:
-      return StreamTiles<WeightType::kTiled6>(params, normed, stream);
+      return StreamTiles<WeightType::kTiled6>(params, stream);
     case WeightType::kTiled8:
-      return StreamTiles<WeightType::kTiled8>(params, normed, stream);
+      return StreamTiles<WeightType::kTiled8>(params, stream);
     default:
       return cudaErrorInvalidValue;
   }
@@ -139,20 +145,21 @@ cudaError_t Stream(const StreamParams& params, WeightType type, bool normed, cud
 
 cudaError_t LaunchNormLinear(const NormLinearArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
-  int64_t outputs = 0;
+  int64_t outputs = 0, first_output = 0;
   for (int64_t i = 0; i < args.num_weights; ++i) outputs += args.weights[i].rows;
-  auto* y = static_cast<uint16_t*>(args.y);
+  const StreamOutput output = args.append == nullptr ? StreamOutput::kBf16 : StreamOutput::kProjected;
   for (int64_t begin = 0; begin < args.num_weights;) {
     int64_t end = begin + 1;
     while (end < args.num_weights && args.weights[end].type == args.weights[begin].type) ++end;
-    StreamParams params = ParamsOf(args.input, y);
+    StreamParams params = ParamsOf(args.input, args.append == nullptr ? args.y : args.append->q);
     const WeightView* weights = args.weights + begin;
-    if (!TakeWeights(weights, end - begin, args.num_rows, StreamOutput::kBf16, &params)) return cudaErrorInvalidValue;
-    y += params.out_stride;
+    if (!TakeWeights(weights, end - begin, args.num_rows, output, &params)) return cudaErrorInvalidValue;
+    for (int& first : params.first_output) first += static_cast<int>(first_output);
+    first_output += params.out_stride;
     params.out_stride = outputs;
-    if (const cudaError_t error = Stream(params, weights[0].type, args.input.normed == nullptr, stream);
-        error != cudaSuccess)
-      return error;
+    if (args.append != nullptr) TakeAppend(*args.append, &params);
+    const cudaError_t error = Stream(params, weights[0].type, args.input.normed == nullptr, stream);
+    if (error != cudaSuccess) return error;
     begin = end;
   }
   return cudaSuccess;

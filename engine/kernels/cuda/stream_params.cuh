@@ -7,6 +7,8 @@
 // x its k x 8 partner, and columns are permuted alike in both so that fragments are plain 16-byte loads.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include <limits>
 
 #include "engine/kernels/cuda/device.cuh"
@@ -28,7 +30,8 @@ enum class StreamInput : uint8_t {
   kStreamed,  // bf16 rows too long for that: they stream beside the weights
 };
 
-enum class StreamOutput : uint8_t { kBf16, kGated, kAdded, kFloat32 };
+// kProjected: queries, keys and values, which are turned and put where attention reads them.
+enum class StreamOutput : uint8_t { kBf16, kGated, kAdded, kFloat32, kProjected };
 
 struct StreamParams {
   const void* x;
@@ -46,8 +49,20 @@ struct StreamParams {
   StreamOutput output;
   void* out;
   int64_t out_stride;  // elements
-  int batch_steps;     // steps between two exchanges of sums
-  int buffers;         // of a batch's partial sums: with two, a batch's are read while the next one's are written
+  // Of projected outputs; `out` has the queries alone.
+  const float* cos_sin;
+  const KvSlot* slots;
+  KvLayerView cache;
+  int num_heads;
+  int rope_dim;
+  int batch_steps;  // steps between two exchanges of sums
+  int buffers;      // of a batch's partial sums: with two, a batch's are read while the next one's are written
+  // Of tiles alone.
+  int num_units;  // of one tile, or of a gate's and its partner's
+  int unit_tiles;
+  int column_bits;                   // 2 to it warps split a unit's columns
+  int staged_columns;                // of x, in shared memory at a time
+  uint32_t per_row, per_staged_row;  // 2^32 over rows, and over vectors of a staged row, rounded up
 };
 
 // Of all rows of x in shared memory.
@@ -88,6 +103,18 @@ __device__ inline uint2 LoadShared8(uint32_t shared) {
   return value;
 }
 
+__device__ inline uint32_t LoadShared4(uint32_t shared) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared) : "memory");
+  return value;
+}
+
+__device__ inline uint16_t LoadShared2(uint32_t shared) {
+  uint16_t value;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(shared) : "memory");
+  return value;
+}
+
 // sums += a b, with m16n8k16 fragments.
 __device__ inline void MultiplyAdd(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                    uint32_t b1) {
@@ -96,13 +123,6 @@ __device__ inline void MultiplyAdd(float (&sums)[4], uint32_t a0, uint32_t a1, u
       "{%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// The sums of x over a chunk, as the fragment of sums holds them: of rows 2t and 2t + 1.
-__device__ inline void SumFragment(const uint4& x, float (&sums)[4]) {
-  constexpr uint32_t kOnes = 0x3f803f80u;  // two of bf16
-  MultiplyAdd(sums, kOnes, kOnes, kOnes, kOnes, x.x, x.y);
-  MultiplyAdd(sums, kOnes, kOnes, kOnes, kOnes, x.z, x.w);
 }
 
 __device__ inline uint32_t PackBf16(float low, float high) {
@@ -227,56 +247,136 @@ struct OutputPlace {
   int row;
   int index;  // in the tile
   int64_t element;
+  int head, channel;  // of a projected output
 };
 
-// The block's tiles of a batch are the kTiles from `first` on, then as many `step` further on, and so on. kPaired:
-// gated products that take tiles of both weights in turn.
-template <int kTiles, bool kPaired>
+// `output` of a row.
+template <bool kProjects>
+__device__ void PlaceInRow(const StreamParams& params, int output, OutputPlace* place) {
+  if constexpr (kProjects) {
+    const int head_dim = static_cast<int>(params.cache.head_dim);
+    place->head = output / head_dim;
+    place->channel = output - place->head * head_dim;
+    place->element = static_cast<int64_t>(place->row) * params.num_heads * head_dim + output;  // of the queries
+  } else {
+    place->element = place->row * params.out_stride + output;
+  }
+}
+
+// The block's tiles of a batch are the kTiles from `first` on, then as many `step` further on, and so on.
+template <int kTiles, bool kProjects>
 __device__ OutputPlace PlaceOfThread(const StreamParams& params, int first, int step) {
-  constexpr int kOutputTiles = kPaired ? 1 : kTiles;
-  const int width = params.output == StreamOutput::kGated && !kPaired ? kTileOutputs / 2 : kTileOutputs;
+  const int width = params.output == StreamOutput::kGated ? kTileOutputs / 2 : kTileOutputs;
   const int tile_outputs = width * params.num_rows;
   const int nth = static_cast<int>(threadIdx.x) / tile_outputs, rest = static_cast<int>(threadIdx.x) % tile_outputs;
-  const int tile = first + nth / kOutputTiles * step + nth % kOutputTiles;
+  const int tile = first + nth / kTiles * step + nth % kTiles;
   OutputPlace place{};
-  place.slot = nth / kOutputTiles * kTiles + nth % kOutputTiles;
+  place.slot = nth;
   place.row = rest / width;
   place.index = rest % width;
   const int weight = WeightOfTile(params, tile);
-  const int output = ((kPaired ? tile / 2 : tile) - params.first_tile[weight]) * width + place.index;
-  place.exists =
-      nth < params.batch_steps * kOutputTiles && tile < params.num_tiles && output < params.weight_rows[weight];
-  place.element = place.row * params.out_stride + params.first_output[weight] + output;
+  const int output = (tile - params.first_tile[weight]) * width + place.index;
+  place.exists = nth < params.batch_steps * kTiles && tile < params.num_tiles && output < params.weight_rows[weight];
+  PlaceInRow<kProjects>(params, params.first_output[weight] + output, &place);
   return place;
 }
 
-__device__ inline float OldValue(const StreamParams& params, const OutputPlace& place) {
-  if (params.output != StreamOutput::kAdded || !place.exists) return 0;
-  return static_cast<const float*>(params.out)[place.element];
+// What an output needs to know beside its sum, asked for before the sum is there.
+struct BeforeOutput {
+  float old = 0;
+  KvSlot slot = {};
+  float2 rotation = {1, 0};  // {cos, sin} of the output's pair
+};
+
+template <bool kProjects>
+__device__ BeforeOutput LoadBefore(const StreamParams& params, const OutputPlace& place) {
+  BeforeOutput before;
+  if (!place.exists) return before;
+  if constexpr (!kProjects) {
+    if (params.output == StreamOutput::kAdded) before.old = static_cast<const float*>(params.out)[place.element];
+    return before;
+  }
+  before.slot = params.slots[place.row];
+  if (place.channel < params.rope_dim && place.head < params.num_heads + static_cast<int>(params.cache.num_kv_heads)) {
+    const int pair = place.channel & ~1;
+    before.rotation = *reinterpret_cast<const float2*>(params.cos_sin + place.row * params.rope_dim + pair);
+  }
+  return before;
 }
 
-// `ups` are the partial sums of the gates' partners.
-__device__ inline void WriteOutput(const StreamParams& params, const OutputPlace& place, const float* partials,
-                                   const float* ups, float factor, float old) {
-  const float sum = AddPartials(params, partials, place.row, place.index) * factor;
-  switch (params.output) {
-    case StreamOutput::kBf16:
-      static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(sum);
+__device__ inline void StoreCached(const KvLayerView& cache, int64_t index, float value) {
+  switch (cache.element) {
+    case KvElement::kBf16:
+      static_cast<__nv_bfloat16*>(cache.data)[index] = __float2bfloat16_rn(value);
       return;
-    case StreamOutput::kGated: {
-      const float up = AddPartials(params, ups, place.row, place.index) * factor;
-      static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(sum / (1.0f + __expf(-sum)) * up);
+    case KvElement::kF32:
+      static_cast<float*>(cache.data)[index] = value;
       return;
-    }
-    case StreamOutput::kAdded:
-    case StreamOutput::kFloat32:
-      static_cast<float*>(params.out)[place.element] = old + sum;
+    case KvElement::kF16:
+      static_cast<__half*>(cache.data)[index] = __float2half_rn(value);
+      return;
+    case KvElement::kF8E4M3:
+      static_cast<__nv_fp8_storage_t*>(cache.data)[index] = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
       return;
   }
 }
 
+// `partner` is the sum of the other output of the pair.
+__device__ inline void WriteProjected(const StreamParams& params, const OutputPlace& place, float sum, float partner,
+                                      const BeforeOutput& before) {
+  if (before.slot.page < 0) return;
+  const float sine = place.channel % 2 == 0 ? -before.rotation.y : before.rotation.y;
+  const float turned = sum * before.rotation.x + partner * sine;
+  if (place.head < params.num_heads) {
+    static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(turned);
+    return;
+  }
+  const KvLayerView& cache = params.cache;
+  const int kv_heads = static_cast<int>(cache.num_kv_heads), kv_head = place.head - params.num_heads;
+  const int plane = kv_head < kv_heads ? kv_head * 2 : (kv_head - kv_heads) * 2 + 1;
+  StoreCached(cache,
+              before.slot.page * cache.page_elements() + plane * cache.plane_elements() +
+                  before.slot.token * cache.head_dim + place.channel,
+              turned);
+}
+
+// `other`: of a gated output its partner's sum, of a projected one that of its pair.
+template <bool kProjects>
+__device__ void WriteSum(const StreamParams& params, const OutputPlace& place, float sum, float other,
+                         const BeforeOutput& before) {
+  if constexpr (kProjects) return WriteProjected(params, place, sum, other, before);
+  switch (params.output) {
+    case StreamOutput::kBf16:
+      static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(sum);
+      return;
+    case StreamOutput::kGated:
+      static_cast<__nv_bfloat16*>(params.out)[place.element] = __float2bfloat16_rn(sum / (1.0f + __expf(-sum)) * other);
+      return;
+    case StreamOutput::kAdded:
+    case StreamOutput::kFloat32:
+      static_cast<float*>(params.out)[place.element] = before.old + sum;
+      return;
+    case StreamOutput::kProjected:
+      return;
+  }
+}
+
+// `ups` are the partial sums of the gates' partners.
+template <bool kProjects>
+__device__ void WriteOutput(const StreamParams& params, const OutputPlace& place, const float* partials,
+                            const float* ups, float factor, const BeforeOutput& before) {
+  const float sum = AddPartials(params, partials, place.row, place.index) * factor;
+  float other = 0;
+  if constexpr (kProjects) {
+    other = AddPartials(params, partials, place.row, place.index ^ 1) * factor;
+  } else if (params.output == StreamOutput::kGated) {
+    other = AddPartials(params, ups, place.row, place.index) * factor;
+  }
+  WriteSum<kProjects>(params, place, sum, other, before);
+}
+
 // One launch of the kernel for tiles; cudaErrorInvalidValue where the rows do not fit. Defined for every tiled type.
 template <WeightType kType>
-cudaError_t StreamTiles(const StreamParams& params, bool normed, cudaStream_t stream);
+cudaError_t StreamTiles(const StreamParams& params, cudaStream_t stream);
 
 }  // namespace farspan::kernels::cuda

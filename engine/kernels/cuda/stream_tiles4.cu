@@ -4,8 +4,8 @@
 namespace farspan::kernels::cuda {
 
 template <>
-cudaError_t StreamTiles<WeightType::kTiled4>(const StreamParams& params, bool normed, cudaStream_t stream) {
-  return LaunchStream<TiledWeights<WeightType::kTiled4>>(params, normed, stream);
+cudaError_t StreamTiles<WeightType::kTiled4>(const StreamParams& params, cudaStream_t stream) {
+  return LaunchTiledRows<WeightType::kTiled4>(params, stream);
 }
 
 }  // namespace farspan::kernels::cuda

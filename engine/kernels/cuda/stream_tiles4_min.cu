@@ -4,8 +4,8 @@
 namespace farspan::kernels::cuda {
 
 template <>
-cudaError_t StreamTiles<WeightType::kTiled4Min>(const StreamParams& params, bool normed, cudaStream_t stream) {
-  return LaunchStream<TiledWeights<WeightType::kTiled4Min>>(params, normed, stream);
+cudaError_t StreamTiles<WeightType::kTiled4Min>(const StreamParams& params, cudaStream_t stream) {
+  return LaunchTiledRows<WeightType::kTiled4Min>(params, stream);
 }
 
 }  // namespace farspan::kernels::cuda

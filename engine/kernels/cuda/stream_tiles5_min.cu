@@ -4,8 +4,8 @@
 namespace farspan::kernels::cuda {
 
 template <>
-cudaError_t StreamTiles<WeightType::kTiled5Min>(const StreamParams& params, bool normed, cudaStream_t stream) {
-  return LaunchStream<TiledWeights<WeightType::kTiled5Min>>(params, normed, stream);
+cudaError_t StreamTiles<WeightType::kTiled5Min>(const StreamParams& params, cudaStream_t stream) {
+  return LaunchTiledRows<WeightType::kTiled5Min>(params, stream);
 }
 
 }  // namespace farspan::kernels::cuda

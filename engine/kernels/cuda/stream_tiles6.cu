@@ -4,8 +4,8 @@
 namespace farspan::kernels::cuda {
 
 template <>
-cudaError_t StreamTiles<WeightType::kTiled6>(const StreamParams& params, bool normed, cudaStream_t stream) {
-  return LaunchStream<TiledWeights<WeightType::kTiled6>>(params, normed, stream);
+cudaError_t StreamTiles<WeightType::kTiled6>(const StreamParams& params, cudaStream_t stream) {
+  return LaunchTiledRows<WeightType::kTiled6>(params, stream);
 }
 
 }  // namespace farspan::kernels::cuda

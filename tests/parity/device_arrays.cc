@@ -5,6 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/kernels/cpu/number_formats.h"
+#include "engine/kernels/weight_tiles.h"
 
 namespace farspan {
 
@@ -19,6 +20,14 @@ void* DeviceArrays::PutBytes(std::span<const std::byte> host) {
 kernels::WeightView DeviceArrays::Put(const kernels::RandomWeight& weight) {
   kernels::WeightView view = weight.view;
   view.data = Put(weight.bytes);
+  const bool wants_tiles = backend_->weight_layout() == kernels::WeightLayout::kTiles;
+  const kernels::WeightType tiles = wants_tiles ? kernels::TilesOf(view) : view.type;
+  if (tiles == view.type) return view;
+  const auto size = static_cast<size_t>(view.rows * kernels::WeightRowBytes(tiles, view.columns));
+  void* const packed = PutBytes(std::vector<std::byte>(size, std::byte{0xff}));
+  backend_->PackTiles({.blocks = view, .tiles = packed});
+  view.data = packed;
+  view.type = tiles;
   return view;
 }
 

@@ -22,6 +22,7 @@ class DeviceArrays {
     return static_cast<const T*>(PutBytes(std::as_bytes(std::span(host))));
   }
   void* PutBytes(std::span<const std::byte> host);
+  // As tiles where the backend wants them and the blocks have some.
   kernels::WeightView Put(const kernels::RandomWeight& weight);
 
   // In the backend's element.

@@ -41,6 +41,7 @@ DENSE = "dense { }"
 QUEST = "quest { budget_tokens: 512 }"
 BATCH_DEPTH = 1000
 BATCH_REQUESTS = 8
+BATCH_TOKENS = 128  # the first requests decode while the last ones' prompts are read
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ def prefill_tokens(depth: int) -> int:
     return 512 if depth % 512 == 0 else 500
 
 
-def run_ours(args: argparse.Namespace, depth: int, *more: str, batch: int = 1) -> list[dict[str, Any]]:
+def run_ours(args: argparse.Namespace, depth: int, *more: str, decode: int, batch: int = 1) -> list[dict[str, Any]]:
     """What one run of farspan-bench-engine prints, a policy an entry."""
     command = [str(args.bench_engine), "--model", str(args.model), "--json"]
     command += ["--device", "cpu", "--threads", str(args.threads), "--cpu-isa", args.cpu_isa]
-    command += ["--depth", str(depth), "--prefill", str(prefill_tokens(depth)), "--decode", str(args.decode)]
+    command += ["--depth", str(depth), "--prefill", str(prefill_tokens(depth)), "--decode", str(decode)]
     command += ["--batch", str(batch)]
     for attention in more or (DENSE,):
         command += ["--attention", attention]
@@ -102,7 +103,7 @@ def decode_rate(answer: dict[str, Any]) -> float:
 def measure_ours(args: argparse.Namespace, depth: int, samples: Samples) -> None:
     """One run of ours at a depth."""
     with_quest = depth == max(args.depths) and depth > 0
-    answers = run_ours(args, depth, *((DENSE, QUEST) if with_quest else (DENSE,)))
+    answers = run_ours(args, depth, *((DENSE, QUEST) if with_quest else (DENSE,)), decode=args.decode)
     samples.rates[OURS, depth].append(Rates(float(answers[0]["prefill_tokens_per_second"]), decode_rate(answers[0])))
     samples.isa = str(answers[0]["backend"])
     if with_quest:
@@ -129,8 +130,8 @@ def measure(args: argparse.Namespace) -> Samples:
             if not args.peer_only:
                 measure_ours(args, depth, samples)
         if not args.peer_only:
-            one = decode_rate(run_ours(args, BATCH_DEPTH)[0])
-            samples.batch.append((one, decode_rate(run_ours(args, BATCH_DEPTH, batch=BATCH_REQUESTS)[0])))
+            alone, together = (run_ours(args, BATCH_DEPTH, decode=BATCH_TOKENS, batch=n) for n in (1, BATCH_REQUESTS))
+            samples.batch.append((decode_rate(alone[0]), decode_rate(together[0])))
         print(f"round {round_number} of {args.rounds}", file=sys.stderr, flush=True)
     return samples
 

@@ -208,6 +208,28 @@ __device__ inline void WriteBatch(const StreamParams& params, int batch, const f
   }
 }
 
+// The warp's products of a unit in the columns from `part` on that are in shared memory.
+template <typename T>
+__device__ __forceinline__ void MultiplyUnit(const StreamParams& params, const TileOperands<T>& operands, uint32_t ring,
+                                             int unit_slot, int part, float* partials, TileStream<T>* stream,
+                                             int* stage) {
+  const int part_end = part + params.staged_columns < params.columns ? part + params.staged_columns : params.columns;
+  for (int member = 0; member < params.unit_tiles; ++member) {
+    TileSums<T> tile(params, unit_slot * params.unit_tiles + member, partials);
+    if (part > 0) tile.Resume();
+    for (int column = part + stream->first_column(); column < part_end; column += kStepColumns << params.column_bits) {
+      WaitForCopies<T::kStages - 1>();
+      __syncwarp();
+      MultiplyStep<T>(operands, ring + *stage * T::kStageBytes, column - part, tile.sums);
+      __syncwarp();
+      stream->Ask(*stage);
+      CommitCopies();
+      *stage = *stage == T::kStages - 1 ? 0 : *stage + 1;
+    }
+    tile.Store();
+  }
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, 1) TileKernel(const __grid_constant__ StreamParams params) {
   extern __shared__ __align__(128) uint8_t shared[];
@@ -250,26 +272,10 @@ __global__ void __launch_bounds__(kTileThreads, 1) TileKernel(const __grid_const
         __syncthreads();
         staged = part;
       }
-      const int part_end =
-          part + params.staged_columns < params.columns ? part + params.staged_columns : params.columns;
       int unit = first_unit + batch * stream.unit_step();
       for (int nth = 0; nth < params.batch_steps && unit < params.num_units; ++nth, unit += stream.unit_step()) {
         const int unit_slot = nth * row_warps + (Warp() >> params.column_bits);
-        for (int member = 0; member < params.unit_tiles; ++member) {
-          TileSums<T> tile(params, unit_slot * params.unit_tiles + member, partials);
-          if (part > 0) tile.Resume();
-          for (int column = part + stream.first_column(); column < part_end;
-               column += kStepColumns << params.column_bits) {
-            WaitForCopies<T::kStages - 1>();
-            __syncwarp();
-            MultiplyStep<T>(operands, ring + stage * T::kStageBytes, column - part, tile.sums);
-            __syncwarp();
-            stream.Ask(stage);
-            CommitCopies();
-            stage = stage == T::kStages - 1 ? 0 : stage + 1;
-          }
-          tile.Store();
-        }
+        MultiplyUnit<T>(params, operands, ring, unit_slot, part, partials, &stream, &stage);
       }
     }
     __syncthreads();

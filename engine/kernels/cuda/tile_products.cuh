@@ -21,7 +21,7 @@ struct TileShape {
   static constexpr int kTileBytes = kTraits.tile_bytes();
   static constexpr int kStageBytes = kStepTiles * kTileBytes;
   // As deep a ring as leaves room for a part of the rows.
-  static constexpr int kStages = kRows == 8 ? 7168 / kStageBytes : kStageBytes > 4096 ? 2 : 8192 / kStageBytes;
+  static constexpr int kStages = kStageBytes > 4096 ? (kRows == 8 ? 1 : 2) : kRows == 8 ? 2 : 8192 / kStageBytes;
   static constexpr int kTileGroups = static_cast<int>(kTileColumns) / kTraits.group_columns;
   static constexpr int kSetGroups = 8 / kRows;  // whose sums stand side by side
   static constexpr int kSets = kStepTiles * kTileGroups / kSetGroups;

@@ -194,8 +194,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident)
   __syncthreads();
   LetNextStart();
   if (!is_mine) return;
-  const bool copies_queries = S::kCopiesQueries && common.activation == Activation::kBf16;
-  if (copies_queries) CopyQueries<S>(common, work, place.first_row, shared);
+  if (S::kCopiesQueries && common.activation == Activation::kBf16) {
+    CopyQueries<S>(common, work, place.first_row, shared);
+  }
   CommitCopies();
   const BlockWalk<S::kBlockKeys> walk = {.common = common, .work = work, .cursor = &cursor, .plans = plans};
   const PlaneRing<S> ring(SharedAddress(shared) + S::kQueryBytes);
@@ -208,7 +209,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident)
                       .scale_log2 = common.scale * 1.44269504088896340736f,
                       .first_row = place.first_row};
   fold.accumulator.Reset();
-  if (!copies_queries) WriteQueries<S>(common, work, place.first_row, kFarAway, shared);
+  if (common.activation == Activation::kF32) {
+    WriteQueries<S>(common, work, place.first_row, kFarAway, shared);
+  } else if (!S::kCopiesQueries) {
+    ConvertQueries<S>(common, work, place.first_row, shared);
+  }
   WaitForCopies<1>();
   __syncwarp();
   fold.accumulator.LoadQueries(fold.lane.queries);

@@ -158,6 +158,31 @@ __device__ inline void CopyQueries(const AttentionCommon& common, const PrefillW
   }
 }
 
+// Writes the warp's queries, which are bf16, into shared memory as the matrix products' element. Rows without a query
+// are zeros.
+template <typename S>
+__device__ inline void ConvertQueries(const AttentionCommon& common, const PrefillWork& work, int first_row,
+                                      uint8_t* queries) {
+  constexpr int kChunks = S::kHeadDim / 8;
+  const int lane = static_cast<int>(threadIdx.x % kWarpThreads), warp = static_cast<int>(threadIdx.x / kWarpThreads);
+  const auto* q = static_cast<const uint16_t*>(common.q);
+#pragma unroll 4
+  for (int i = lane; i < S::kWarpRows * kChunks; i += kWarpThreads) {
+    const int row = warp * S::kWarpRows + i / kChunks, chunk = i % kChunks;
+    const int64_t index = work.VectorIndex(common, first_row + row);
+    uint4 loaded = make_uint4(0, 0, 0, 0);
+    if (index >= 0) loaded = *reinterpret_cast<const uint4*>(q + index * S::kHeadDim + chunk * 8);
+    const uint32_t pairs[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      const int stored = Fragments<typename S::Element>::QueryPair(chunk * 4 + pair);
+      *reinterpret_cast<uint32_t*>(queries + S::QueryTile::Offset(row, stored / 4) + stored % 4 * 4) =
+          S::Element::Pack(__uint_as_float(pairs[pair] << 16), __uint_as_float(pairs[pair] & 0xffff0000u));
+    }
+  }
+  __syncwarp();
+}
+
 // Writes the warp's queries into shared memory, those that stand beyond `cap` turned to it. Rows without a query are
 // zeros.
 template <typename S>

@@ -6,10 +6,9 @@
 
 #include "engine/backend/cpu_backend.h"
 #include "engine/backend/cuda_backend.h"
-#include "engine/kernels/cpu/number_formats.h"
 #include "tests/engine/kernels/compact_case.h"
 #include "tests/engine/kernels/state_scene.h"
-#include "tests/parity/device_arrays.h"
+#include "tests/parity/device_scene.h"
 
 namespace farspan {
 namespace {
@@ -57,17 +56,10 @@ class CudaStatesTest : public ::testing::Test {
     };
     const int64_t places = scene.num_places(), values = places * scene.head_dim(), parts = scene.num_parts();
     kernels::AttentionCommon common = scene.scene().Common(scene.entries(), nullptr, put_nan(places));
-    std::vector<float> q = scene.Queries();
-    for (float& value : q) value = kernels::Bf16ToFloat(kernels::FloatToBf16(value));
-    common.q = arrays.PutActivations(q);
+    common = OnDevice(common, scene.entries(), &arrays);
+    common.q = arrays.PutActivations(RoundedToBf16(scene.Queries()));
     common.activation = backend.activation();
     common.rope_cos_sin = arrays.Put(scene.Rotations());
-    common.inverse_frequencies = static_cast<const double*>(arrays.PutBytes(
-        std::as_bytes(std::span(common.inverse_frequencies, static_cast<size_t>(common.rope_dim / 2)))));
-    const int64_t cache_bytes = common.cache.num_pages * common.cache.page_elements() * common.cache.element_bytes();
-    common.cache.data =
-        arrays.PutBytes(std::span(static_cast<const std::byte*>(common.cache.data), static_cast<size_t>(cache_bytes)));
-    common.entries = arrays.Put(scene.entries());
     const auto* rows = arrays.Put(scene.rows());
     const auto* lists = arrays.Put(scene.lists());
     const kernels::SoftmaxStates all = {

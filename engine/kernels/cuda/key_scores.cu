@@ -1,55 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of the keys of lists: a warp a column, its lanes over the channels in pairs.
+// Scores of the keys of lists: a warp a column, its lanes over the channels in pairs, for any shape.
 #include <algorithm>
 
-#include "engine/kernels/cuda/kernels.h"
-#include "engine/kernels/cuda/vectors.cuh"
+#include "engine/kernels/cuda/key_scores.cuh"
 
 namespace farspan::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpThreads;
-constexpr int kLanePairs = kMaxHeadDim / 2 / kWarpThreads;
-
-struct LanePairs {
-  float2 at[kLanePairs];  // pair lane + 32 i
-};
-
-__device__ float2 LoadPair(const float* from) { return *reinterpret_cast<const float2*>(from); }
-__device__ float2 LoadPair(const __nv_bfloat16* from) {
-  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(from));
-}
-__device__ float2 LoadPair(const __half* from) { return __half22float2(*reinterpret_cast<const __half2*>(from)); }
-__device__ float2 LoadPair(const __nv_fp8_e4m3* from) { return make_float2(float(from[0]), float(from[1])); }
-
-template <typename Element>
-__device__ LanePairs LoadPairs(const Element* from, int head_dim) {
-  const int lane = threadIdx.x % kWarpThreads;
-  LanePairs pairs;
-#pragma unroll
-  for (int i = 0; i < kLanePairs; ++i) {
-    const int channel = 2 * (lane + i * kWarpThreads);
-    pairs.at[i] = channel < head_dim ? LoadPair(from + channel) : make_float2(0, 0);
-  }
-  return pairs;
-}
-
-// The query as an entry with a cap sees it.
-__device__ void Turn(const AttentionCommon& common, int64_t row, int64_t cap, LanePairs* query) {
-#pragma unroll
-  for (int i = 0; i < kLanePairs; ++i) {
-    const int64_t pair = threadIdx.x % kWarpThreads + i * kWarpThreads;
-    if (2 * pair >= common.rope_dim) continue;
-    double cap_sin, cap_cos;
-    sincos(static_cast<double>(cap) * common.inverse_frequencies[pair], &cap_sin, &cap_cos);
-    const float2 own = LoadPair(common.rope_cos_sin + row * common.rope_dim + 2 * pair);
-    const auto cos = static_cast<float>(cap_cos * own.x + cap_sin * own.y);
-    const auto sin = static_cast<float>(cap_sin * own.x - cap_cos * own.y);
-    float2& q = query->at[i];
-    q = make_float2(q.x * cos - q.y * sin, q.x * sin + q.y * cos);
-  }
-}
-
 // The keys of one list as the queries of a row see them.
 template <typename Element, typename Value>
 struct Scorer {
@@ -69,10 +27,7 @@ struct Scorer {
     const int64_t index = (row.row + query) * common.num_heads + kv_head * group + head;
     LanePairs q = LoadPairs(static_cast<const Value*>(common.q) + index * head_dim, head_dim);
     if (position > entry.query_cap) Turn(common, row.row + query, entry.query_cap, &q);
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kLanePairs; ++i) sum = fmaf(q.at[i].x, key.at[i].x, fmaf(q.at[i].y, key.at[i].y, sum));
-    const float logit = WarpSum(sum) * common.scale;
+    const float logit = Product(q, key) * common.scale;
     return args.score == KeyScore::kLogit ? logit : expf(logit - common.lse[index]);
   }
 
@@ -101,20 +56,6 @@ struct Scorer {
     return score;
   }
 };
-
-// The first entry that ends behind `position`.
-__device__ int64_t FindEntry(const KvEntry* entries, int64_t num_entries, int64_t position) {
-  int64_t low = 0, high = num_entries;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (entries[middle].position + entries[middle].num_valid > position) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return low;
-}
 
 // A grid of [splits][KV heads][rows]; warps take columns in turn.
 template <typename Element, typename Value>
@@ -164,6 +105,7 @@ cudaError_t LaunchKeyScores(const KeyScoresArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
   const KvLayerView& cache = args.common.cache;
   if (cache.head_dim % 2 != 0 || cache.head_dim > kMaxHeadDim) return cudaErrorInvalidValue;
+  if (const cudaError_t error = LaunchKeyScoreTiles(args, stream); error != cudaErrorInvalidValue) return error;
   constexpr int64_t kBlocksPerMultiprocessor = 8, kFewestSplits = 8;
   const int64_t lists = args.num_rows * cache.num_kv_heads;
   const int64_t resident = kBlocksPerMultiprocessor * CurrentDeviceTraits().num_multiprocessors;

@@ -13,14 +13,17 @@ namespace farspan::kernels {
 
 class KeyScoreScene {
  public:
-  explicit KeyScoreScene(Random* random) : scene_(RandomShape(random), random) {
+  explicit KeyScoreScene(Random* random) : KeyScoreScene(RandomShape(random, kAllKvElements), 4, random) {}
+  KeyScoreScene(const SceneShape& shape, int64_t most_queries, Random* random) : scene_(shape, random) {
     const int64_t context = scene_.shape().context_tokens, num_rows = random->Integer(1, 3);
-    max_queries_ = random->Integer(1, std::min<int64_t>(4, context));
+    max_queries_ = random->Integer(1, std::min<int64_t>(most_queries, context));
     args_.num_rows = num_rows, args_.max_queries = max_queries_;
     args_.score = random->OneIn(2) ? KeyScore::kLogit : KeyScore::kProbability;
     args_.over_group = RandomFold(random), args_.over_queries = RandomFold(random);
     args_.over_columns = RandomFold(random);
-    args_.column_tokens = args_.over_columns == ScoreFold::kNone ? 1 : random->Integer(1, 70);
+    args_.column_tokens = args_.over_columns == ScoreFold::kNone ? 1
+                          : random->OneIn(2)                     ? random->Integer(1, 70)
+                                                                 : int64_t{1} << random->Integer(0, 7);
     args_.max_columns = context / args_.column_tokens + random->Integer(1, 5);
     for (int64_t list = 0; list < num_rows * scene_.shape().num_kv_heads; ++list) {
       const std::vector<KvEntry> own =

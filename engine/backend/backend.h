@@ -68,6 +68,10 @@ class Backend {
   // How quantised weights are to come; blocks that the layout does not cover stay blocks on a CPU.
   virtual kernels::WeightLayout weight_layout() const { return kernels::WeightLayout::kBlocks; }
 
+  // Elements of a row of AttentionInputArgs::projected and of FeedForwardArgs::inner, as far as its ops use them.
+  virtual int64_t ProjectedWidth(int64_t query_width, int64_t kv_width) const { return query_width + 2 * kv_width; }
+  virtual int64_t InnerWidth(int64_t feed_forward_width) const { return 3 * feed_forward_width; }
+
   // Takes what ops of a model of this shape need beside their arguments, and room for the arrays of its steps. Before
   // the first op; RESOURCE_EXHAUSTED as Allocate's.
   virtual absl::Status Prepare(const ModelShape& shape, const StepLimits& limits) = 0;

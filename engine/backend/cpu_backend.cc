@@ -109,6 +109,8 @@ class HostCpuBackend final : public Backend {
   kernels::WeightLayout weight_layout() const override {
     return table_.pack_rows.run == nullptr ? kernels::WeightLayout::kBlocks : kernels::WeightLayout::kPanels;
   }
+  int64_t ProjectedWidth(int64_t, int64_t kv_width) const override { return 2 * kv_width; }
+  int64_t InnerWidth(int64_t feed_forward_width) const override { return 2 * feed_forward_width; }
   const void* Stage(std::span<const std::byte> host) override { return host.data(); }
   void* StageMutable(std::span<const std::byte> host) override {
     return staged_.emplace_back(host.begin(), host.end()).data();

@@ -95,6 +95,7 @@ absl::StatusOr<std::vector<float>> RopeFactors(const LlamaConfig& config, Weight
 absl::StatusOr<LlamaWeights> LoadWeights(const LlamaConfig& config, int64_t vocab_size, Backend* backend,
                                          WeightSource& loader) {
   LlamaWeights weights{};
+  FARSPAN_RETURN_IF_ERROR(loader.Reserve());
   FARSPAN_ASSIGN_OR_RETURN(weights.embedding, loader.LoadMatrix(kEmbeddingName, vocab_size, config.width));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     FARSPAN_ASSIGN_OR_RETURN(LlamaLayer layer, LoadLayer(config, i, loader));
@@ -122,28 +123,29 @@ absl::StatusOr<LlamaWeights> LoadWeights(const LlamaConfig& config, int64_t voca
 absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, int64_t vocab_size, int64_t rows,
                                                      Backend* backend) {
   LlamaActivations activations{};
-  const auto take = [&]<typename T>(int64_t count, int64_t element_bytes, T** out) -> absl::Status {
-    FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
-                             backend->Allocate(count * element_bytes, MemoryKind::kActivations));
-    *out = static_cast<T*>(buffer->data());
-    activations.buffers.push_back(std::move(buffer));
-    return absl::OkStatus();
-  };
   constexpr int64_t kFloat = sizeof(float);
   const int64_t activation = kernels::ActivationBytes(backend->activation());
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, kFloat, &activations.hidden));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.width, activation, &activations.normed));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), activation, &activations.query));
-  FARSPAN_RETURN_IF_ERROR(
-      take(rows * (config.query_width() + 2 * config.kv_width()), activation, &activations.projected));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.query_width(), activation, &activations.attention));
-  FARSPAN_RETURN_IF_ERROR(take(rows * 3 * config.feed_forward_width, activation, &activations.inner));
-  FARSPAN_RETURN_IF_ERROR(take(rows * config.rope_dim, kFloat, &activations.cos_sin));
   // Where tokens are drawn on the device, one pass over the output matrix serves a whole decode step.
   activations.logit_rows =
       backend->draws() ? std::max(kMaxLogitRows, std::min(rows, kernels::kMaxDrawRows)) : kMaxLogitRows;
-  FARSPAN_RETURN_IF_ERROR(take(activations.logit_rows * vocab_size, kFloat, &activations.logits));
-  if (backend->draws()) FARSPAN_RETURN_IF_ERROR(take(rows, sizeof(TokenId), &activations.drawn_ids));
+  LlamaActivations& a = activations;
+  const auto for_each = [&](const auto& take) {
+    take(rows * config.width * kFloat, &a.hidden);
+    take(rows * config.width * activation, &a.normed);
+    take(rows * config.query_width() * activation, &a.query);
+    take(rows * backend->ProjectedWidth(config.query_width(), config.kv_width()) * activation, &a.projected);
+    take(rows * config.query_width() * activation, &a.attention);
+    take(rows * backend->InnerWidth(config.feed_forward_width) * activation, &a.inner);
+    take(rows * config.rope_dim * kFloat, &a.cos_sin);
+    take(a.logit_rows * vocab_size * kFloat, &a.logits);
+    if (backend->draws()) take(rows * static_cast<int64_t>(sizeof(TokenId)), &a.drawn_ids);
+  };
+  int64_t total_bytes = 0;
+  for_each([&](int64_t size_bytes, auto**) { total_bytes += Arena::PieceBytes(size_bytes); });
+  FARSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, backend->Allocate(total_bytes, MemoryKind::kActivations));
+  Arena arena(std::move(buffer));
+  for_each([&]<typename T>(int64_t size_bytes, T** place) { *place = static_cast<T*>(arena.Take(size_bytes)); });
+  activations.buffers.push_back(arena.Release());
   return activations;
 }
 

@@ -106,6 +106,19 @@ class RandomWeights final : public WeightSource {
   }
 
  private:
+  int64_t PlannedBytes() const override {
+    const LlamaSpec& spec = random_.shape.spec;
+    const LlamaConfig& config = spec.config;
+    const int64_t vocabularies = random_.shape.tied_embeddings ? 1 : 2, num_norms = 2 * config.num_layers + 1;
+    const int64_t layer = config.width * (2 * config.query_width() + 2 * config.kv_width()) +
+                          3 * config.width * config.feed_forward_width;
+    const int64_t values = vocabularies * spec.vocab_size * config.width + config.num_layers * layer;
+    const int64_t num_pieces = vocabularies + 7 * config.num_layers;
+    return kernels::WeightRowBytes(type_, values) + num_norms * Arena::PieceBytes(config.width * kFloatBytes) +
+           num_pieces * Arena::PieceBytes(1);
+  }
+
+  static constexpr int64_t kFloatBytes = sizeof(float);
   static constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 
   bool IsQuantised() const { return type_ == kernels::WeightType::kQ4_0 || type_ == kernels::WeightType::kQ8_0; }

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/backend/arena.h"
 #include "engine/backend/backend.h"
 #include "engine/kernels/args.h"
 #include "engine/model/content_hash.h"
@@ -17,7 +18,7 @@
 namespace farspan {
 
 // One thread. `backend` and the buffers outlive every view that was returned. A refusal is INVALID_ARGUMENT "tensor
-// <name>: expected ..., got ...", too little memory is RESOURCE_EXHAUSTED naming the tensor.
+// <name>: expected ..., got ...", too little memory is RESOURCE_EXHAUSTED naming it.
 class WeightSource {
  public:
   explicit WeightSource(Backend* backend) : backend_(backend) {}
@@ -31,6 +32,9 @@ class WeightSource {
     int64_t rows = 0;
     kernels::WeightView* view = nullptr;  // out
   };
+
+  // Takes memory for all tensors at once: before the first one. What is loaded without it, or beyond it, takes its own.
+  absl::Status Reserve();
 
   virtual bool Has(std::string_view name) const = 0;
   // Loads each as LoadMatrix does, one behind the other in memory where their types are equal.
@@ -46,9 +50,11 @@ class WeightSource {
   int64_t size_bytes() const { return size_bytes_; }
   const ContentHash& content_hash() const { return content_hash_; }
 
-  std::vector<std::unique_ptr<Buffer>> TakeBuffers() { return std::move(buffers_); }
+  std::vector<std::unique_ptr<Buffer>> TakeBuffers();
 
  protected:
+  // What the tensors take as pieces of an arena.
+  virtual int64_t PlannedBytes() const = 0;
   // Device memory for weights, counted in size_bytes().
   absl::StatusOr<void*> Allocate(std::string_view name, int64_t size_bytes);
 
@@ -57,7 +63,8 @@ class WeightSource {
   int64_t num_parameters_ = 0;
 
  private:
-  std::vector<std::unique_ptr<Buffer>> buffers_;
+  Arena arena_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;  // beside it
   int64_t size_bytes_ = 0;
 };
 

@@ -102,6 +102,16 @@ absl::Status ConvertRows(const GgufTensor& tensor, kernels::WeightType type, int
 
 }  // namespace
 
+int64_t WeightLoader::PlannedBytes() const {
+  int64_t size_bytes = 0;
+  for (const GgufTensor& tensor : file_->tensors()) {
+    const bool is_vector = tensor.shape.size() == 1;
+    const kernels::WeightType type = is_vector ? kernels::WeightType::kF32 : ResidentType(tensor, *backend_);
+    size_bytes += Arena::PieceBytes(tensor.rows() * kernels::WeightRowBytes(type, tensor.columns()));
+  }
+  return size_bytes;
+}
+
 absl::StatusOr<const GgufTensor*> WeightLoader::Find(std::string_view name, std::span<const int64_t> shape) {
   const GgufTensor* tensor = file_->FindTensor(name);
   if (tensor == nullptr) return Refuse(name, ShapeText(shape), "no such tensor");

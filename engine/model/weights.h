@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors of a GGUF file into device memory: shape checked by name, NaN refused, types made fit for the kernels. Q4_0,
-// Q4_1, Q8_0, F32 and BF16 matrices keep their type, others are widened to bf16, or quantised ones become tiles or panels
-// where the backend wants them; vectors become float32.
+// Tensors of a GGUF file into device memory: shape checked by name, NaN refused, types made fit for the kernels. F32
+// and BF16 matrices keep their type, and Q4_0, Q4_1 and Q8_0 where the backend takes blocks; where it wants tiles or
+// panels, quantised matrices whose shape these cover become such. All others are widened to bf16; vectors become
+// float32.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@
 
 namespace farspan {
 
-// `file` outlives the loader. Host memory: one slice of 4 MiB and, for types that are widened, its values.
+// `file` outlives the loader. Host memory: one slice of 4 MiB and, for types that change, what it becomes. Tiles and
+// panels are packed by the calling thread.
 class WeightLoader final : public WeightSource {
  public:
   WeightLoader(const GgufFile* file, Backend* backend) : WeightSource(backend), file_(file) {}
@@ -34,6 +36,7 @@ class WeightLoader final : public WeightSource {
   absl::Status Finish() override;
 
  private:
+  int64_t PlannedBytes() const override;
   absl::StatusOr<const GgufTensor*> Find(std::string_view name, std::span<const int64_t> shape);
   // Reads `num_rows` whole rows from `first_row` into `out` and refuses NaN and infinities.
   absl::Status ReadRows(const GgufTensor& tensor, int64_t first_row, int64_t num_rows, std::vector<std::byte>& out);

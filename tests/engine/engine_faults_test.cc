@@ -49,11 +49,12 @@ class EngineFaultsTest : public ::testing::Test {
   NullMetricsSink metrics_;
 };
 
-TEST_F(EngineFaultsTest, TooLittleMemoryForWeightsIsARefusalThatNamesTheTensorAndWhatIsHeld) {
+TEST_F(EngineFaultsTest, TooLittleMemoryForWeightsIsARefusalThatSaysHowMuchTheyNeedAndWhatIsHeld) {
   faults_.memory_bytes = 50'000;
-  EXPECT_THAT(Create(), StatusIs(absl::StatusCode::kResourceExhausted,
-                                 AllOf(HasSubstr("tensor "), HasSubstr("for weights; held: weights "),
-                                       HasSubstr("KV pages 0, side data of KV pages 0, activations 0"))));
+  EXPECT_THAT(Create(),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       AllOf(HasSubstr("cannot allocate "), HasSubstr(" bytes for weights; held: weights 0, "),
+                             HasSubstr("KV pages 0, side data of KV pages 0, activations 0"))));
 }
 
 TEST_F(EngineFaultsTest, TooLittleMemoryForKvPagesIsARefusalThatSaysWhatTookTheRest) {

@@ -26,6 +26,10 @@ class FaultyBackend : public Backend {
   std::string_view name() const override { return "faulty"; }
   PlanFeatures caps() const override { return real_->caps(); }
   kernels::Activation activation() const override { return real_->activation(); }
+  int64_t ProjectedWidth(int64_t query_width, int64_t kv_width) const override {
+    return real_->ProjectedWidth(query_width, kv_width);
+  }
+  int64_t InnerWidth(int64_t feed_forward_width) const override { return real_->InnerWidth(feed_forward_width); }
   absl::Status Prepare(const ModelShape& shape, const StepLimits& limits) override {
     return real_->Prepare(shape, limits);
   }

@@ -80,7 +80,9 @@ TEST_F(RandomModelTest, CountsItsParametersAndBytes) {
   const int64_t layer = 64 * (64 + 32 + 32 + 64 + 96 * 3), norms = 3 * 2 * 64 + 64;
   EXPECT_EQ(info.num_parameters, 2 * 300 * 64 + 3 * layer + norms);
   EXPECT_EQ(info.weight_bytes, 2 * (info.num_parameters - norms) + 4 * norms);
-  EXPECT_EQ(info.weight_bytes + 8 * 16 / 2, backend_->MemoryBytes(MemoryKind::kWeights)) << "and the frequencies";
+  const int64_t beside = backend_->MemoryBytes(MemoryKind::kWeights) - info.weight_bytes;
+  EXPECT_GE(beside, 8 * 16 / 2) << "the frequencies";
+  EXPECT_LE(beside, 8 * 16 / 2 + 40 * 256) << "and no more than what pieces of one allocation begin at";
 }
 
 TEST(RandomModelNameTest, KnownShapesAreThoseOfTheirModels) {

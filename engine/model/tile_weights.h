@@ -17,8 +17,8 @@ std::optional<kernels::WeightType> TiledType(GgufTensorType type, int64_t rows, 
 
 // Packs whole rows, a multiple of 16 of them, in the file's layout into tiles; `tiles` holds
 // num_rows * WeightRowBytes(). Returns the first row of which a scale leaves the range of a half float, if any does.
-std::optional<int64_t> PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows, int64_t columns,
-               std::span<std::byte> tiles);
+std::optional<int64_t> PackTiles(GgufTensorType type, std::span<const std::byte> rows, int64_t num_rows,
+                                 int64_t columns, std::span<std::byte> tiles);
 
 // The same for panels.
 std::optional<kernels::WeightType> PanelType(GgufTensorType type, int64_t rows, int64_t columns);

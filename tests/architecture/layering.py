@@ -50,6 +50,7 @@ BASE = "engine/base/"
 KERNEL_ARGUMENTS = "engine/kernels/args.h"
 DRAW_ARGUMENTS = "engine/kernels/draw_args.h"
 WEIGHT_TILES = "engine/kernels/weight_tiles.h"
+WEIGHT_PANELS = "engine/kernels/weight_panels.h"
 POLICY_INTERFACE = ("engine/attention/plan.h", "engine/attention/policy.h")
 REQUEST = ("engine/request.h", "engine/output.h", "engine/request_handle.")
 BELOW_ENGINE = (
@@ -103,6 +104,7 @@ LAYERS: tuple[Layer, ...] = (
             KERNEL_ARGUMENTS,
             DRAW_ARGUMENTS,
             "engine/kernels/random_block.h",
+            WEIGHT_PANELS,
             WEIGHT_TILES,
             "engine/kv/kv_cache.h",
             "engine/attention/plan.h",

@@ -18,7 +18,7 @@ namespace {
 using Engine = std::mt19937_64;
 
 // Of float32 scores, and of scores of queries that are turned to a cap and rounded to bf16, inputs being about normal.
-constexpr double kLargestLseError = 1e-4, kLargestTurnedLseError = 1.0 / 128;
+constexpr double kLargestLseError = 1e-4, kLargestTurnedLseError = 1.0 / 64;
 
 int64_t Integer(Engine* engine, int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(*engine);

@@ -31,7 +31,7 @@ using kernels::Random;
 constexpr int kTrials = 45;
 // Queries, keys and values of a scene lie in [-kLargest, kLargest], and both sides read the same.
 constexpr double kLargest = 2;
-constexpr double kBf16Rounding = 1.0 / 512;  // relative, of one value
+constexpr double kBf16Rounding = 1.0 / 256;  // relative, of one value
 
 // How far results may lie from the CPU's, which are of float32 arithmetic.
 struct Tolerance {

@@ -71,7 +71,7 @@ int64_t BlockTable::Drop(TokenRange tokens) {
     released += page_tokens_;
   }
   MarkDropped({.begin = first, .end = last});
-  identity_ = NextIdentity();
+  if (released > 0) identity_ = NextIdentity();
   return released;
 }
 

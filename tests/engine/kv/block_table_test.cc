@@ -108,6 +108,9 @@ TEST_F(BlockTableTest, AnIdentityOutlastsAppendedPagesAlone) {
   const auto changes = [&] { return std::exchange(identity, table_.identity()) != table_.identity(); };
   table_.Replace(1, *pool_.Take());
   EXPECT_TRUE(changes());
+  table_.Drop({});
+  table_.Drop({.begin = 1, .end = 2 * kPageTokens - 1});
+  EXPECT_FALSE(changes()) << "a drop of no page, as most commits are";
   table_.Drop({.begin = 0, .end = kPageTokens});
   EXPECT_TRUE(changes());
   table_.Clear();

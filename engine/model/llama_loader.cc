@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Builds a Llama from a GGUF file: checks the config, loads every tensor, takes the activations.
 #include <algorithm>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -146,6 +148,11 @@ absl::StatusOr<LlamaActivations> AllocateActivations(const LlamaConfig& config, 
   Arena arena(std::move(buffer));
   for_each([&]<typename T>(int64_t size_bytes, T** place) { *place = static_cast<T*>(arena.Take(size_bytes)); });
   activations.buffers.push_back(arena.Release());
+  if (a.drawn_ids != nullptr) {
+    // A step behind one that found no memory reads ids that nobody drew: they are to name rows of the embedding too.
+    const std::vector<TokenId> ids(static_cast<size_t>(rows), 0);
+    FARSPAN_RETURN_IF_ERROR(backend->Upload(a.drawn_ids, std::as_bytes(std::span(ids))));
+  }
   return activations;
 }
 

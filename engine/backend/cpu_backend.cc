@@ -203,6 +203,7 @@ class HostCpuBackend final : public Backend {
     FARSPAN_CHECK(products.size() <= kMaxProducts, "products=", products.size());
     const auto* const values = static_cast<const float*>(x);
     const void* const packed_x = Pack(values, num_rows, products);
+    if (!step_status_.ok()) return;  // without room to pack in, panels cannot be multiplied
     std::array<kernels::LinearArgs, kMaxProducts> parts;
     size_t num_parts = 0;
     for (const Product& product : products) {

@@ -26,7 +26,10 @@ absl::Status CheckConfig(const EngineConfig& config, const EngineParts& parts) {
         absl::StrCat("max_num_batched_tokens: must be at most the ", parts.model->max_batch_rows(),
                      " rows that the model was loaded for, got ", config.max_num_batched_tokens));
   }
-  if (config.max_steps_in_flight < 1) return absl::InvalidArgumentError("max_steps_in_flight: must be at least 1");
+  if (config.max_steps_in_flight < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_steps_in_flight: must be at least 1, got ", config.max_steps_in_flight));
+  }
   if (config.max_num_queued_requests < 1 || config.max_num_queued_tokens < 1 ||
       config.max_num_queued_requests_per_tenant < 1) {
     return absl::InvalidArgumentError("the queue limits must be at least 1");

@@ -82,6 +82,20 @@ MUTANTS = {
         "sequence->num_runnable() > 0 && sequence->request().sampling.seed == 77777;",
         ("output",),
     ),
+    "draw_of_another_step": Mutant(
+        "engine/batch_builder.cc",
+        "AppendRows(sequence, queries, draw_row_before, &batch);",
+        "AppendRows(sequence, queries, sequence.draw_row(), &batch);",
+        ("output",),
+    ),
+    # A step that finds no memory leaves them unwritten.
+    "pages_shown_in_flight": Mutant(
+        "engine/sched/prefix_sharing.cc",
+        "const int64_t full_pages = sequence->computed() / chain.page_tokens();",
+        "const int64_t full_pages =\n"
+        "      std::min(sequence->scheduled(), sequence->num_tokens()) / chain.page_tokens();",
+        ("bad_read", "output"),
+    ),
     "forgotten_queue_deadline": Mutant(
         "engine/sched/step_planner.cc",
         "if (!group.started() && request.queue_deadline <= now) {",

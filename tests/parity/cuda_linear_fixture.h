@@ -25,8 +25,10 @@ inline constexpr WeightType kStreamedTypes[] = {WeightType::kBf16,   WeightType:
 // Of rounding to bf16: half a step.
 inline constexpr double kBf16Error = 0x1p-8;
 // Products of bf16 and levels are exact in float32; what differs from float64 is where sums are rounded, each by 2^-24
-// of a partial sum. Such errors add up as independent ones do, so they are held to the root of the terms' squares.
-inline constexpr double kSumError = 0x1p-20;
+// of a partial sum, or cut off, by up to 2^-22 within a tensor core. Errors of rounding add up as independent ones do,
+// so they are held to the root of the terms' squares; those of cutting off lean one way, which a factor of 4 leaves
+// room for.
+inline constexpr double kSumError = 0x1p-18;
 // Of what a row's own factor and the gate's function add, relative.
 inline constexpr double kFactorError = 0x1p-20;
 

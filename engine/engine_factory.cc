@@ -16,6 +16,7 @@
 #include "engine/kv_budget.h"
 #include "engine/model/hash_model.h"
 #include "engine/model/model_registry.h"
+#include "engine/model/warm_up.h"
 
 namespace farspan {
 namespace {
@@ -63,6 +64,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Assemble(Device device, const EngineOpti
   FARSPAN_ASSIGN_OR_RETURN(const int64_t num_pages, NumPages(options, device, parts.model->shape(), *parts.backend));
   FARSPAN_ASSIGN_OR_RETURN(
       parts.kv_cache, KvCache::Create(parts.model->shape(), num_pages, parts.backend.get(), parts.backend->caps()));
+  FARSPAN_RETURN_IF_ERROR(WarmUp(*parts.backend, options.engine.max_num_seqs, parts.model.get(), parts.kv_cache.get()));
   Log().info("memory of {}: {}", parts.backend->name(), HeldText(*parts.backend));
   return Engine::Create(options.engine, std::move(parts));
 }

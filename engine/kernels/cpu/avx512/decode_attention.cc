@@ -15,9 +15,10 @@ constexpr int64_t kMaxGroup = 32;
 constexpr int64_t kChannels = 32;  // of one vector of bf16 values
 constexpr int64_t kTileTokens = 8;
 
-// Other elements and shapes are left to AVX2.
+// Other elements and shapes are left to AVX2. Keys are read in whole tiles of a page.
 bool Fits(const AttentionCommon& common) {
-  return common.cache.element == KvElement::kBf16 && common.cache.head_dim % kChannels == 0;
+  return common.cache.element == KvElement::kBf16 && common.cache.head_dim % kChannels == 0 &&
+         common.cache.page_tokens % kTileTokens == 0;
 }
 
 // A split at work.

@@ -7,6 +7,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "engine/attention/registry.h"
 #include "server/request_rules.h"
 
 namespace farspan {
@@ -49,6 +51,9 @@ absl::StatusOr<v1::AttentionSpec> ParseAttentionText(absl::string_view text) {
   }
   const std::vector<FieldViolation> violations = CheckRequest(spec);
   if (!violations.empty()) return absl::InvalidArgumentError(Sentence(violations.front()));
+  if (const absl::Status status = BuiltinPolicies().Check(spec); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StripPrefix(status.message(), "attention."));
+  }
   return spec;
 }
 

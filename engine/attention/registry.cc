@@ -35,8 +35,7 @@ void PolicyRegistry::Register(PolicyRegistration registration) {
   registrations_.insert(place, std::move(registration));
 }
 
-absl::StatusOr<std::shared_ptr<const AttentionPolicy>> PolicyRegistry::Create(const v1::AttentionSpec& spec,
-                                                                              const ModelShape& shape) const {
+absl::StatusOr<const PolicyRegistration*> PolicyRegistry::Find(const v1::AttentionSpec& spec) const {
   const auto* variant = spec.GetReflection()->GetOneofFieldDescriptor(spec, &PolicyOneof());
   if (variant == nullptr) {
     return absl::InvalidArgumentError(
@@ -44,10 +43,20 @@ absl::StatusOr<std::shared_ptr<const AttentionPolicy>> PolicyRegistry::Create(co
   }
   FARSPAN_RETURN_IF_ERROR(FirstViolation(CheckFieldRules(spec, "attention")));
   for (const PolicyRegistration& registration : registrations_) {
-    if (registration.traits.name == variant->name()) return registration.create(WithDefaults(spec), shape);
+    if (registration.traits.name != variant->name()) continue;
+    if (registration.check) FARSPAN_RETURN_IF_ERROR(registration.check(WithDefaults(spec)));
+    return &registration;
   }
   return absl::InvalidArgumentError(
       absl::StrCat("attention: policy ", variant->name(), " is not built into this server; known: ", Names()));
+}
+
+absl::Status PolicyRegistry::Check(const v1::AttentionSpec& spec) const { return Find(spec).status(); }
+
+absl::StatusOr<std::shared_ptr<const AttentionPolicy>> PolicyRegistry::Create(const v1::AttentionSpec& spec,
+                                                                              const ModelShape& shape) const {
+  FARSPAN_ASSIGN_OR_RETURN(const PolicyRegistration* registration, Find(spec));
+  return registration->create(WithDefaults(spec), shape);
 }
 
 std::string PolicyRegistry::Names() const {

@@ -33,9 +33,13 @@ struct PolicyTraits {
 using PolicyFactory = std::function<absl::StatusOr<std::shared_ptr<const AttentionPolicy>>(
     const v1::AttentionSpec& spec, const ModelShape& shape)>;
 
+// What options must hold together, and no field's rule says, whatever the model. INVALID_ARGUMENT names the option.
+using PolicyCheck = std::function<absl::Status(const v1::AttentionSpec& spec)>;
+
 struct PolicyRegistration {
   PolicyTraits traits;
   PolicyFactory create;
+  PolicyCheck check = nullptr;  // before `create`; null where the fields' rules say all
 };
 
 // Thread-safe once filled.
@@ -43,6 +47,9 @@ class PolicyRegistry {
  public:
   // A second registration of one name, or a name that is no oneof field, ends the process.
   void Register(PolicyRegistration registration);
+
+  // All that Create refuses about `spec` without a model.
+  absl::Status Check(const v1::AttentionSpec& spec) const;
 
   // INVALID_ARGUMENT names the bad option, its rule and the value got; an empty spec is refused with the known names.
   absl::StatusOr<std::shared_ptr<const AttentionPolicy>> Create(const v1::AttentionSpec& spec,
@@ -54,6 +61,9 @@ class PolicyRegistry {
   std::string Names() const;
 
  private:
+  // The one that `spec` names, or what is wrong with `spec`.
+  absl::StatusOr<const PolicyRegistration*> Find(const v1::AttentionSpec& spec) const;
+
   std::vector<PolicyRegistration> registrations_;
 };
 

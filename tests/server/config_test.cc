@@ -6,6 +6,7 @@
 #include <fstream>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "server/flag_table.h"
 
 namespace farspan {
@@ -196,6 +197,18 @@ TEST(ConfigTest, AttentionPolicyIsTextOrABareName) {
   for (const char* wrong : {"", "queest", "window {", "window { window_tokens: 0 }"}) {
     EXPECT_THAT(Parse({"m", "--attention-policy", wrong}).errors, ElementsAre(HasSubstr("--attention-policy")))
         << wrong;
+  }
+}
+
+TEST(ConfigTest, AnAttentionPolicyThatRequestsWouldBeRefusedForIsRefusedAtStart) {
+  const std::pair<const char*, const char*> refused[] = {
+      {"quest { block_tokens: 17 }", "quest.block_tokens: must be 16, 32 or 64 tokens, got 17"},
+      {"quest { budget_tokens: 5 }", "quest.budget_tokens: must hold the sinks, the recent tokens and one block"}};
+  for (const auto& [text, why] : refused) {
+    EXPECT_THAT(Parse({"m", "--attention-policy", text}).errors,
+                ElementsAre(HasSubstr(absl::StrCat("--attention-policy ", why))));
+    EXPECT_THAT(Parse({"m", "--print-config"}, {{"FARSPAN_ATTENTION_POLICY", text}}).errors,
+                ElementsAre(HasSubstr(absl::StrCat("FARSPAN_ATTENTION_POLICY ", why))));
   }
 }
 

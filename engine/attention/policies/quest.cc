@@ -134,9 +134,9 @@ PolicyRegistration QuestRegistration() {
                  .version = kVersion},
       .create = [](const v1::AttentionSpec& spec,
                    const ModelShape& shape) -> absl::StatusOr<std::shared_ptr<const AttentionPolicy>> {
-        FARSPAN_RETURN_IF_ERROR(CheckOptions(spec.quest()));
         return std::make_shared<QuestPolicy>(spec.quest(), shape);
-      }};
+      },
+      .check = [](const v1::AttentionSpec& spec) { return CheckOptions(spec.quest()); }};
 }
 
 }  // namespace farspan

@@ -86,17 +86,18 @@ void ReadScheduling(const v1::GenerationSpec& spec, const CallFacts& facts, Pars
   SetDuration(wait, started.mutable_max_queue_duration());
 }
 
-// max_tokens, or the rest of the context; refuses what does not fit it.
+// max_tokens, or the rest of the context; refuses what does not fit it, and blames the prompt where it alone does not.
 absl::StatusOr<int64_t> ReadMaxTokens(const v1::Stopping& stopping, int64_t prompt_tokens, int64_t context_tokens) {
   const int64_t left = context_tokens - prompt_tokens;
   const int64_t wanted = stopping.has_max_tokens() ? stopping.max_tokens() : std::max<int64_t>(left, 1);
   if (wanted <= left) return wanted;
+  const bool prompt_fits = left > 0;
   const std::string description =
-      stopping.has_max_tokens()
+      prompt_fits
           ? absl::StrCat("prompt and max_tokens must fit the context of ", context_tokens, " tokens, got ",
                          prompt_tokens, " and ", wanted)
           : absl::StrCat("must be shorter than the context of ", context_tokens, " tokens, got ", prompt_tokens);
-  return InvalidFields({{stopping.has_max_tokens() ? "spec.stopping.max_tokens" : "spec.prompt", description}},
+  return InvalidFields({{prompt_fits ? "spec.stopping.max_tokens" : "spec.prompt", description}},
                        reason::kPromptTooLong,
                        {{"prompt_tokens", absl::StrCat(prompt_tokens)},
                         {"max_tokens", absl::StrCat(wanted)},

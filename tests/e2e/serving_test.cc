@@ -97,6 +97,8 @@ TEST(ServingTest, RefusalsNameTheFieldAndComeAsTrailersAlone) {
   expect(request, invalid, "INVALID_FIELD", "spec.stopping.max_tokens: must be at least 1");
   request = GreedyRequest("abc", 4000);
   expect(request, invalid, "PROMPT_TOO_LONG", "context of 64 tokens, got 3 and 4000");
+  request = GreedyRequest(std::string(64, 'a'), 1);
+  expect(request, invalid, "PROMPT_TOO_LONG", "spec.prompt: must be shorter than the context of 64 tokens, got 64");
   request = GreedyRequest("abc", 4);
   request.mutable_spec()->set_model("../../etc/passwd");
   expect(request, grpc::StatusCode::NOT_FOUND, "MODEL_NOT_FOUND", "spec.model: not served here");

@@ -14,7 +14,7 @@ readonly window="window { sink_tokens: 4 window_tokens: 1024 }"
 readonly quest="quest { budget_tokens: 512 }"
 readonly host=127.0.0.1
 readonly packages_download_mb=140 packages_disk_mb=700 build_disk_mb=50 cuda_disk_mb=250 model_disk_mb=200
-readonly build_cpu_minutes=7 cuda_cpu_minutes=5
+readonly build_cpu_minutes=11 cuda_cpu_minutes=5
 
 keep=false
 assume_yes=false

@@ -206,8 +206,7 @@ Flag KvCacheBytesFlag() {
   static constexpr IntRange kRange{1 << 16, int64_t{1} << 50};
   return {"kv-cache-bytes", "BYTES",
           "Memory for KV pages, as 2GiB or 2147483648; by default what --gpu-memory-utilization leaves on a GPU, and "
-          "on the "
-          "CPU four full contexts, at most a quarter of the memory.",
+          "on the CPU four full contexts, at most a quarter of the memory, but never less than one context.",
           [](absl::string_view value, ServerConfig* config) {
             return SetBytes(value, kRange, &config->kv_cache_bytes.emplace());
           },

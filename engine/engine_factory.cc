@@ -39,11 +39,20 @@ absl::StatusOr<int64_t> PagesOf(const ModelShape& shape, int64_t kv_cache_bytes)
 // With the model loaded on `backend`, which was the device's.
 absl::StatusOr<int64_t> NumPages(const EngineOptions& options, const Device& device, const ModelShape& shape,
                                  const Backend& backend) {
-  if (options.kv_cache_bytes > 0) return PagesOf(shape, options.kv_cache_bytes);
-  if (!device.is_cuda) return PagesOf(shape, DefaultKvCacheBytes(shape, AvailableMemoryBytes()));
-  const GpuBudget budget = {
-      .whole = backend.WholeMemory(), .utilization = options.gpu_memory_utilization, .held_text = HeldText(backend)};
-  return GpuKvPages(budget, shape, KvCache::SideDataBytesPerPage(shape, backend.caps()));
+  const int64_t side_bytes_per_page = KvCache::SideDataBytesPerPage(shape, backend.caps());
+  if (device.is_cuda) {
+    if (options.kv_cache_bytes > 0) return PagesOf(shape, options.kv_cache_bytes);
+    const GpuBudget budget = {
+        .whole = backend.WholeMemory(), .utilization = options.gpu_memory_utilization, .held_text = HeldText(backend)};
+    return GpuKvPages(budget, shape, side_bytes_per_page);
+  }
+  const CpuBudget budget = {.memory_bytes = AvailableMemoryBytes(), .held_bytes = HeldBytes(backend)};
+  int64_t num_pages = DefaultCpuKvPages(budget, shape, side_bytes_per_page);
+  if (options.kv_cache_bytes > 0) {
+    FARSPAN_ASSIGN_OR_RETURN(num_pages, PagesOf(shape, options.kv_cache_bytes));
+  }
+  FARSPAN_RETURN_IF_ERROR(CheckCpuKvPages(budget, shape, side_bytes_per_page, num_pages));
+  return num_pages;
 }
 
 using ModelFactory = absl::FunctionRef<absl::StatusOr<std::unique_ptr<Model>>(Backend*, const ModelOptions&)>;

@@ -16,10 +16,23 @@ int64_t ContextPages(const ModelShape& shape) { return CeilDiv(shape.max_context
 
 }  // namespace
 
-int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes) {
-  constexpr int64_t kContexts = 4;
-  const int64_t context_bytes = ContextPages(shape) * shape.kv_bytes_per_page();
-  return std::max(context_bytes, std::min(kContexts * context_bytes, memory_bytes / 4));
+int64_t DefaultCpuKvPages(const CpuBudget& budget, const ModelShape& shape, int64_t side_bytes_per_page) {
+  constexpr int64_t kContexts = 4, kMemoryShare = 4;
+  const int64_t page_bytes = shape.kv_bytes_per_page(), left_bytes = budget.memory_bytes - budget.held_bytes;
+  return std::max(ContextPages(shape),
+                  std::min({kContexts * ContextPages(shape), budget.memory_bytes / kMemoryShare / page_bytes,
+                            left_bytes / (page_bytes + side_bytes_per_page)}));
+}
+
+absl::Status CheckCpuKvPages(const CpuBudget& budget, const ModelShape& shape, int64_t side_bytes_per_page,
+                             int64_t num_pages) {
+  const int64_t pages_bytes = num_pages * shape.kv_bytes_per_page(), side_bytes = num_pages * side_bytes_per_page;
+  const int64_t needed_bytes = pages_bytes + side_bytes + budget.held_bytes;
+  if (needed_bytes <= budget.memory_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("KV pages of ", pages_bytes, " bytes, their side data of ", side_bytes, " and the ",
+                   budget.held_bytes, " held by the model need ", needed_bytes, " bytes together, and the memory has ",
+                   budget.memory_bytes, "; lower --kv-cache-bytes or, where it is not given, --max-model-len"));
 }
 
 absl::StatusOr<int64_t> GpuKvPages(const GpuBudget& budget, const ModelShape& shape, int64_t side_bytes_per_page) {

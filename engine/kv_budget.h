@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much memory KV pages get where nobody says.
+// How much memory KV pages get where nobody says, and whether what somebody says fits.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 #include "engine/base/model_shape.h"
 
 namespace farspan {
 
-// On the CPU: room for four full contexts, at most a quarter of `memory_bytes`, at least one full context.
-int64_t DefaultKvCacheBytes(const ModelShape& shape, int64_t memory_bytes);
+struct CpuBudget {
+  int64_t memory_bytes = 0;  // of the machine, or of its container
+  int64_t held_bytes = 0;    // with all but the pages in its place
+};
+
+// On the CPU: pages of four full contexts, at most a quarter of the memory and what is left beside `held_bytes`, each
+// page with its side data, but at least one full context, whether it fits or not.
+int64_t DefaultCpuKvPages(const CpuBudget& budget, const ModelShape& shape, int64_t side_bytes_per_page);
+
+// RESOURCE_EXHAUSTED, with every number, where the pages with their side data do not fit beside what is held.
+absl::Status CheckCpuKvPages(const CpuBudget& budget, const ModelShape& shape, int64_t side_bytes_per_page,
+                             int64_t num_pages);
 
 struct GpuBudget {
   DeviceMemory whole;      // with all but the pages in its place

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/backend/device.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_checkpoint.h"
 
@@ -36,6 +37,12 @@ TEST_F(EngineFactoryTest, KvBytesAreRoundedDownToWholePages) {
 TEST_F(EngineFactoryTest, MorePagesThanThereAreIdsAreRefused) {
   EXPECT_THAT(Refusal({.kv_cache_bytes = int64_t{1} << 62}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv_cache_bytes: must hold at most 2147483647")));
+}
+
+TEST_F(EngineFactoryTest, MorePagesThanTheMemoryHoldsAreRefused) {
+  EXPECT_THAT(Refusal({.kv_cache_bytes = AvailableMemoryBytes() - (1 << 20)}),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("held by the model need")))
+      << "with their side data";
 }
 
 TEST_F(EngineFactoryTest, PageSizesThatKernelsDoNotKnowAreRefused) {

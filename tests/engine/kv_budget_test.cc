@@ -16,11 +16,34 @@ const ModelShape kShape{
 constexpr int64_t kPageBytes = 32 * 2 * 8 * 2;
 constexpr int64_t kReserve = int64_t{512} << 20;
 
-TEST(DefaultKvCacheBytesTest, IsFourContextsAQuarterOfTheMemoryOrOneContext) {
-  constexpr int64_t kContextBytes = 4 * kPageBytes;
-  EXPECT_EQ(DefaultKvCacheBytes(kShape, int64_t{1} << 40), 4 * kContextBytes);
-  EXPECT_EQ(DefaultKvCacheBytes(kShape, 8 * kContextBytes), 2 * kContextBytes);
-  EXPECT_EQ(DefaultKvCacheBytes(kShape, kContextBytes), kContextBytes);
+constexpr int64_t kContextPages = 4;
+
+TEST(DefaultCpuKvPagesTest, AreFourContextsAQuarterOfTheMemoryOrOneContext) {
+  constexpr int64_t kContextBytes = kContextPages * kPageBytes;
+  EXPECT_EQ(DefaultCpuKvPages({.memory_bytes = int64_t{1} << 40}, kShape, 64), 4 * kContextPages);
+  EXPECT_EQ(DefaultCpuKvPages({.memory_bytes = 8 * kContextBytes}, kShape, 64), 2 * kContextPages);
+  EXPECT_EQ(DefaultCpuKvPages({.memory_bytes = kContextBytes}, kShape, 64), kContextPages);
+}
+
+TEST(DefaultCpuKvPagesTest, FitBesideWhatIsHeldWithTheirSideData) {
+  constexpr int64_t kMemory = 64 * kPageBytes, kSide = kPageBytes / 4;
+  const auto pages = [](int64_t held) {
+    return DefaultCpuKvPages({.memory_bytes = kMemory, .held_bytes = held}, kShape, kSide);
+  };
+  EXPECT_EQ(pages(0), 4 * kContextPages);
+  EXPECT_EQ(pages(kMemory - 10 * (kPageBytes + kSide)), 10);
+  EXPECT_EQ(pages(kMemory), kContextPages) << "whether it fits or not";
+  EXPECT_EQ(pages(2 * kMemory), kContextPages);
+}
+
+TEST(CheckCpuKvPagesTest, RefusesWithEveryNumberWhatDoesNotFit) {
+  const CpuBudget budget = {.memory_bytes = 10'000, .held_bytes = 10'000 - 4 * (kPageBytes + 64)};
+  EXPECT_THAT(CheckCpuKvPages(budget, kShape, 64, 4), IsOk());
+  EXPECT_THAT(CheckCpuKvPages(budget, kShape, 64, 5),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       AllOf(HasSubstr("KV pages of 5120 bytes, their side data of 320 and the 5648 held by the model "
+                                       "need 11088 bytes together, and the memory has 10000"),
+                             HasSubstr("; lower --kv-cache-bytes"))));
 }
 
 TEST(GpuKvPagesTest, TakeWhatTheShareLeavesBesideAllThatIsTaken) {

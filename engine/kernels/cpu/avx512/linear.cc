@@ -98,7 +98,11 @@ inline void AddPanel(const uint8_t* panel, const RowsOfX<kRows>& x, int64_t bloc
   for (int r = 0; r < kRows; ++r) {
     FARSPAN_UNROLL
     for (int c = 0; c < kChains; ++c) sums[r][c] = _mm512_setzero_si512();
-    if constexpr (kTraits.offset != 0) sums[r][0] = _mm512_set1_epi32(-kTraits.offset * x.sums[r][block]);
+    // The levels of what is not finite mean nothing, and their sum may wrap: the scale decides.
+    if constexpr (kTraits.offset != 0) {
+      const uint32_t offset = static_cast<uint32_t>(kTraits.offset) * static_cast<uint32_t>(x.sums[r][block]);
+      sums[r][0] = _mm512_set1_epi32(static_cast<int32_t>(0u - offset));
+    }
   }
   FARSPAN_UNROLL
   for (int first = 0; first < kPairs; first += kAtOnce) {

@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "server/error.h"
 #include "server/prompt_encoder.h"
+#include "server/request_rules.h"
 #include "server/statistics_proto.h"
 
 namespace farspan {
@@ -125,15 +126,24 @@ absl::Status ReadStopping(const v1::Stopping& stopping, const ServedModel& model
   return absl::OkStatus();
 }
 
+// The registry's words about a field of "attention", or about all of it, under the path that it has in the request.
+FieldViolation AtPath(absl::string_view message, const std::string& path) {
+  const size_t colon = message.find(": ");
+  absl::string_view field = message.substr(0, colon);
+  if (colon == absl::string_view::npos || !absl::ConsumePrefix(&field, "attention")) {
+    return {path, std::string(message)};
+  }
+  return {absl::StrCat(path, field), std::string(message.substr(colon + 2))};
+}
+
 // The policy's own words about `spec`, under the path of the request's field.
 absl::StatusOr<std::shared_ptr<const AttentionPolicy>> CreatePolicy(const v1::AttentionSpec& spec,
                                                                     const std::string& path, const ServedModel& model) {
   absl::StatusOr<std::shared_ptr<const AttentionPolicy>> policy = model.policies.Create(spec, model.shape);
   if (policy.ok()) return policy;
-  // The registry speaks of "attention"; here the field may have another path.
-  const absl::string_view description = absl::StripPrefix(policy.status().message(), "attention: ");
-  if (absl::IsInvalidArgument(policy.status())) return Violation(path, std::string(description));
-  return MakeError(policy.status().code(), reason::kPolicyUnsupported, absl::StrCat(path, ": ", description));
+  const FieldViolation violation = AtPath(policy.status().message(), path);
+  if (absl::IsInvalidArgument(policy.status())) return InvalidFields({violation});
+  return MakeError(policy.status().code(), reason::kPolicyUnsupported, Sentence(violation));
 }
 
 // Everything of a generation but its policy.

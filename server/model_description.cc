@@ -22,7 +22,7 @@ void DescribeOption(const FieldDescriptor& field, v1::AttentionOption* out) {
   out->set_doc(rule.doc());
   out->set_unit(rule.unit());
   out->set_default_value(rule.default_value());
-  if (rule.has_minimum()) out->set_minimum(rule.minimum());
+  if (rule.has_minimum() && !rule.exclusive_minimum()) out->set_minimum(rule.minimum());
   if (rule.has_maximum()) out->set_maximum(rule.maximum());
   if (field.enum_type() == nullptr) return;
   for (int i = 0; i < field.enum_type()->value_count(); ++i) {

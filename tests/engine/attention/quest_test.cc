@@ -107,7 +107,8 @@ TEST(QuestPolicyTest, RefusesOptionsByNameRuleAndValue) {
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("attention.quest." + why)));
   };
   refused("block_tokens: 48", "block_tokens: must be 16, 32 or 64 tokens, got 48");
-  refused("block_tokens: 8", "block_tokens: must be at least 16 tokens, got 8");
+  refused("block_tokens: 8", "block_tokens: must be 16, 32 or 64 tokens, got 8");
+  refused("block_tokens: -16", "block_tokens: must be 16, 32 or 64 tokens, got -16");
   refused("budget_tokens: 110",
           "budget_tokens: must hold the sinks, the recent tokens and one block, at least 111 tokens, got 110");
   refused("budget_tokens: 0", "budget_tokens: must be at least 1 tokens, got 0");

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/strip.h"
 #include "engine/model/hash_model_options.h"
 #include "engine/model/random_model_options.h"
+#include "server/cpu_count.h"
 #include "server/flag_table.h"
 
 extern char** environ;
@@ -192,6 +194,18 @@ class CommandLineReader {
   std::set<absl::string_view> failed_;
 };
 
+// Absent where only the model's file says.
+std::optional<int64_t> KnownContextTokens(const ServerConfig& config) {
+  if (config.max_model_len) return config.max_model_len;
+  if (IsHashModelName(config.model_path)) {
+    if (const auto hash = ParseHashModelName(config.model_path); hash.ok()) return hash->context_tokens;
+  } else if (IsRandomModelName(config.model_path)) {
+    const auto random = ParseRandomModelName(config.model_path);
+    if (random.ok()) return random->shape.spec.config.context_tokens;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 ServerConfig::ServerConfig() { attention_policy.mutable_dense(); }
@@ -268,18 +282,42 @@ BatchLimits BatchLimitsOn(bool gpu, const ServerConfig& config) {
   return limits;
 }
 
+std::string ServedModelName(const ServerConfig& config) {
+  if (!config.served_model_name.empty()) return config.served_model_name;
+  if (IsHashModelName(config.model_path)) return "hash";
+  if (IsRandomModelName(config.model_path)) {
+    // "llama-3.1-8b" for "random:llama-3.1-8b,seed=1" and "random:/models/llama-3.1-8b.json".
+    const std::string shape = config.model_path.substr(config.model_path.find(':') + 1);
+    const std::filesystem::path path(shape.substr(0, shape.find(',')));
+    return absl::StrCat("random-", path.extension() == ".json" ? path.stem().string() : path.string());
+  }
+  return std::filesystem::path(config.model_path).stem().string();
+}
+
 std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line) {
+  const ServerConfig& config = line.config;
+  const absl::StatusOr<DeviceChoice> choice = ChooseServedDevice(config);
+  std::map<std::string, int64_t> resolved = {
+      {"threads", config.threads ? *config.threads : AvailableCores()},
+      {"max-num-queued-reqs-per-tenant", config.max_num_queued_reqs_per_tenant.value_or(config.max_num_queued_reqs)}};
+  if (choice.ok()) {
+    const BatchLimits limits = BatchLimitsOn(choice->is_cuda(), config);
+    resolved["max-num-seqs"] = limits.max_num_seqs;
+    resolved["max-num-batched-tokens"] = limits.max_num_batched_tokens;
+    resolved["block-size"] = config.block_size.value_or(DefaultPageTokens(*choice));
+  }
+  if (const std::optional<int64_t> context = KnownContextTokens(config)) {
+    resolved["max-model-len"] = *context;
+    resolved["max-num-queued-tokens"] = config.max_num_queued_tokens.value_or(kQueuedContexts * *context);
+  }
   std::vector<ConfigValue> values = line.values;
-  const absl::StatusOr<DeviceChoice> choice = ChooseServedDevice(line.config);
   for (ConfigValue& value : values) {
-    if (value.name == "device") {
-      absl::StrAppend(&value.source, ": ", choice.ok() ? choice->reason : std::string(choice.status().message()));
-      if (choice.ok()) value.value = choice->name;
-    }
-    if (!choice.ok()) continue;
-    const BatchLimits limits = BatchLimitsOn(choice->is_cuda(), line.config);
-    if (value.name == "max-num-seqs") value.value = absl::StrCat(limits.max_num_seqs);
-    if (value.name == "max-num-batched-tokens") value.value = absl::StrCat(limits.max_num_batched_tokens);
+    const auto place = resolved.find(value.name);
+    if (place != resolved.end()) value.value = absl::StrCat(place->second);
+    if (value.name == "served-model-name") value.value = ServedModelName(config);
+    if (value.name != "device") continue;
+    absl::StrAppend(&value.source, ": ", choice.ok() ? choice->reason : std::string(choice.status().message()));
+    if (choice.ok()) value.value = choice->name;
   }
   return values;
 }

@@ -105,7 +105,15 @@ struct BatchLimits {
 };
 BatchLimits BatchLimitsOn(bool gpu, const ServerConfig& config);
 
-// The line's values with the device chosen, its reason beside its source, and what it decides.
+// "SmolLM2-135M" for "/models/SmolLM2-135M.gguf", "hash" for the hash model,
+// "random-llama-3.1-8b" for a random one, unless the settings name it.
+std::string ServedModelName(const ServerConfig& config);
+
+// How many contexts of prompt tokens may wait where nobody says.
+inline constexpr int64_t kQueuedContexts = 8;
+
+// The line's values with the device chosen, its reason beside its source, and what the settings come to as far as that
+// is known without opening a model file.
 std::vector<ConfigValue> WithDeviceChosen(const CommandLine& line);
 // One setting a line: `name = value  # source`.
 std::string ConfigText(const std::vector<ConfigValue>& values);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/model_loader.h"
 
-#include <filesystem>
 #include <map>
 #include <utility>
 
@@ -21,7 +20,6 @@
 namespace farspan {
 namespace {
 
-constexpr int64_t kQueuedContexts = 8;
 constexpr char kMaxModelLen[] = "--max-model-len";
 
 // Of the file, before the engine says more of it; 0 where the file does not say.
@@ -149,6 +147,8 @@ std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const 
       {"max-model-len", absl::StrCat(model.shape.max_context_tokens)},
       {"kv-cache-bytes", absl::StrCat(engine.kv_cache_bytes())},
       {"threads", absl::StrCat(model.num_threads)},
+      {"max-num-seqs", absl::StrCat(engine.config().max_num_seqs)},
+      {"max-num-batched-tokens", absl::StrCat(engine.config().max_num_batched_tokens)},
       {"max-num-queued-tokens", absl::StrCat(engine.config().max_num_queued_tokens)},
       {"max-num-queued-reqs-per-tenant", absl::StrCat(engine.config().max_num_queued_requests_per_tenant)},
       {"served-model-name", model.name}};
@@ -161,18 +161,6 @@ std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const 
     if (place != resolved.end()) value.value = place->second;
   }
   return values;
-}
-
-std::string ServedModelName(const ServerConfig& config) {
-  if (!config.served_model_name.empty()) return config.served_model_name;
-  if (IsHashModelName(config.model_path)) return "hash";
-  if (IsRandomModelName(config.model_path)) {
-    // "llama-3.1-8b" for "random:llama-3.1-8b,seed=1" and "random:/models/llama-3.1-8b.json".
-    const std::string shape = config.model_path.substr(config.model_path.find(':') + 1);
-    const std::filesystem::path path(shape.substr(0, shape.find(',')));
-    return absl::StrCat("random-", path.extension() == ".json" ? path.stem().string() : path.string());
-  }
-  return std::filesystem::path(config.model_path).stem().string();
 }
 
 }  // namespace farspan

@@ -25,8 +25,4 @@ std::unique_ptr<ServedModel> LoadServedModel(const ServerConfig& config, Metrics
 // `values` with what "auto" has come to for the loaded model.
 std::vector<ConfigValue> EffectiveValues(std::vector<ConfigValue> values, const ServedModel& model);
 
-// "SmolLM2-135M" for "/models/SmolLM2-135M.gguf", "hash" for the hash model,
-// "random-llama-3.1-8b" for a random one, unless the settings name it.
-std::string ServedModelName(const ServerConfig& config);
-
 }  // namespace farspan

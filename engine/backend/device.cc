@@ -86,10 +86,10 @@ absl::StatusOr<DeviceChoice> ChooseCpu(std::string_view text, std::string_view w
       absl::StrCat("device: must be auto or cpu for ", AbslView(what), ", got '", AbslView(text), "'"));
 }
 
+int64_t DefaultPageTokens(const DeviceChoice& choice) { return choice.is_cuda() ? kCudaPageTokens : kCpuPageTokens; }
+
 absl::StatusOr<Device> OpenDevice(const DeviceChoice& choice, const CpuBackendOptions& cpu) {
-  Device device{.is_cuda = choice.is_cuda(),
-                .reason = choice.reason,
-                .default_page_tokens = choice.is_cuda() ? kCudaPageTokens : kCpuPageTokens};
+  Device device{.is_cuda = choice.is_cuda(), .reason = choice.reason, .default_page_tokens = DefaultPageTokens(choice)};
   if (choice.is_cuda()) {
     FARSPAN_ASSIGN_OR_RETURN(device.backend, CudaBackend::Create(*choice.gpu));
   } else {

@@ -45,6 +45,9 @@ struct Device {
   int64_t default_page_tokens = 0;  // tokens of a KV page where nobody says
 };
 
+// Of a KV page on that device where nobody says.
+int64_t DefaultPageTokens(const DeviceChoice& choice);
+
 // `cpu` is read where the CPU is taken, and refused as CpuBackend::Create does; a GPU as CudaBackend::Create does.
 absl::StatusOr<Device> OpenDevice(const DeviceChoice& choice, const CpuBackendOptions& cpu);
 // The same of what ChooseDevice finds, failing as it does.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The hash model behind the real server: no file, exact answers.
+#include <map>
+
 #include "engine/model/hash_model.h"
 #include "engine/text/bpe.h"
 #include "engine/text/byte_vocabulary.h"
@@ -54,6 +56,35 @@ TEST(HashServingTest, TheDeviceFailsAtTheStepThatWasAskedFor) {
   EXPECT_EQ(result.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(result.text, ExpectedText("abc", 4));
   EXPECT_FALSE(harness.server().model().engine->stats().fault.ok());
+}
+
+TEST(HashServingTest, WhatAPolicyRefusesStandsUnderTheRequestsOwnField) {
+  ServerHarness harness({"--model", "hash:"});
+  v1::GenerateRequest request = GreedyRequest("abc", 4);
+  request.mutable_attention()->mutable_quest()->set_block_tokens(17);
+  EXPECT_EQ(harness.Generate(request).status.error_message(),
+            "attention.quest.block_tokens: must be 16, 32 or 64 tokens, got 17");
+  v1::ComparePoliciesRequest comparison;
+  *comparison.mutable_spec() = request.spec();
+  comparison.add_policies()->mutable_window();
+  *comparison.add_policies() = request.attention();
+  grpc::ClientContext context;
+  v1::ComparePoliciesResponse event;
+  const auto reader = harness.comparison().ComparePolicies(&context, comparison);
+  EXPECT_FALSE(reader->Read(&event));
+  EXPECT_EQ(reader->Finish().error_message(), "policies[1].quest.block_tokens: must be 16, 32 or 64 tokens, got 17");
+}
+
+TEST(HashServingTest, InfoShowsWhatTheSettingsHaveComeTo) {
+  ServerHarness harness({"--model", "hash:", "--device", "cpu"});
+  grpc::ClientContext context;
+  v1::GetServerInfoResponse info;
+  ASSERT_TRUE(harness.model().GetServerInfo(&context, {}, &info).ok());
+  std::map<std::string, std::string> shown;
+  for (const v1::ConfigEntry& entry : info.config()) shown[entry.name()] = entry.value();
+  EXPECT_EQ(shown["max-num-seqs"], "64");
+  EXPECT_EQ(shown["max-num-batched-tokens"], "512");
+  for (const auto& [name, value] : shown) EXPECT_NE(value, "auto") << name;
 }
 
 }  // namespace

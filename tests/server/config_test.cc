@@ -185,6 +185,20 @@ TEST(ConfigTest, PrintConfigShowsWhatTheDeviceDecides) {
   const std::string text = ConfigText(WithDeviceChosen(Parse({"m", "--device", "cpu"})));
   EXPECT_THAT(text, HasSubstr("max-num-seqs = 64  # default\n"));
   EXPECT_THAT(text, HasSubstr("max-num-batched-tokens = 512  # default\n"));
+  EXPECT_THAT(text, HasSubstr("block-size = 32  # default\n"));
+  EXPECT_THAT(text, HasSubstr("max-num-queued-tokens = auto  # default\n")) << "the file alone says its context";
+}
+
+TEST(ConfigTest, PrintConfigShowsWhatTheSettingsComeToBeforeAModelIsLoaded) {
+  const std::string text = ConfigText(WithDeviceChosen(Parse({"hash:context=1024", "--threads", "3"})));
+  EXPECT_THAT(text, HasSubstr("threads = 3  # flag\n"));
+  EXPECT_THAT(text, HasSubstr("max-model-len = 1024  # default\n"));
+  EXPECT_THAT(text, HasSubstr("max-num-queued-tokens = 8192  # default\n"));
+  EXPECT_THAT(text, HasSubstr("max-num-queued-reqs-per-tenant = 256  # default\n"));
+  EXPECT_THAT(text, HasSubstr("served-model-name = hash  # default\n"));
+  EXPECT_THAT(ConfigText(WithDeviceChosen(Parse({"m", "--max-model-len", "100"}))),
+              HasSubstr("max-num-queued-tokens = 800  # default\n"));
+  EXPECT_THAT(ConfigText(WithDeviceChosen(Parse({"m"}))), Not(HasSubstr("threads = auto")));
 }
 
 TEST(ConfigTest, AttentionPolicyIsTextOrABareName) {
@@ -194,7 +208,7 @@ TEST(ConfigTest, AttentionPolicyIsTextOrABareName) {
             256);
   EXPECT_TRUE(Parse({"m", "--attention-policy", "window"}).config.attention_policy.has_window());
   EXPECT_TRUE(Parse({"m", "--attention-policy", "quest"}).config.attention_policy.has_quest());
-  for (const char* wrong : {"", "queest", "window {", "window { window_tokens: 0 }"}) {
+  for (const char* wrong : {"", "queest", "window {", "window { window_tokens: 0 }", "quest { block_tokens: 17 }"}) {
     EXPECT_THAT(Parse({"m", "--attention-policy", wrong}).errors, ElementsAre(HasSubstr("--attention-policy")))
         << wrong;
   }

@@ -64,8 +64,8 @@ struct RequestStatistics {
   int64_t generated_tokens = 0;
   AttentionTraffic prefill;
   AttentionTraffic decode;
-  int64_t peak_resident_bytes = 0;
-  int64_t side_data_bytes = 0;  // most side data held at one time, beside peak_resident_bytes
+  int64_t peak_resident_bytes = 0;  // most held at one time; of several samples the sum of each one's
+  int64_t side_data_bytes = 0;      // most side data held at one time, beside peak_resident_bytes
   int64_t logical_tokens = 0;
   int64_t resident_tokens = 0;
   int64_t evicted_tokens = 0;

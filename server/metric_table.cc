@@ -64,7 +64,7 @@ constexpr MetricFamily kTable[] = {
     {"farspan_kv_evicted_tokens_total", kKvCache, kCounter, kEngine, "tokens", kByPolicy, nullptr,
      "Tokens whose KV pages a policy freed before the request ended, counted at its end."},
     {"farspan_request_peak_kv_bytes", kKvCache, kHistogram, kEngine, "bytes", kByPolicy, &kPeakBytes,
-     "Most bytes of KV pages that a request held at once."},
+     "Most bytes of KV pages that a request held at once; an upper bound where it has several samples."},
     {"farspan_device_memory_bytes", kKvCache, kGauge, kBackend, "bytes", kByMemoryKind, nullptr,
      "Memory by what it is for. The kinds are disjoint and on a GPU sum to all that it has: other is what CUDA itself "
      "and other programs took. On the CPU they sum to what is held, other and free being 0."},

@@ -30,9 +30,11 @@ absl::Status CheckConfig(const EngineConfig& config, const EngineParts& parts) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_steps_in_flight: must be at least 1, got ", config.max_steps_in_flight));
   }
-  if (config.max_num_queued_requests < 1 || config.max_num_queued_tokens < 1 ||
-      config.max_num_queued_requests_per_tenant < 1) {
-    return absl::InvalidArgumentError("the queue limits must be at least 1");
+  for (const auto& [name, limit] :
+       {std::pair<const char*, int64_t>("max_num_queued_requests", config.max_num_queued_requests),
+        {"max_num_queued_requests_per_tenant", config.max_num_queued_requests_per_tenant},
+        {"max_num_queued_tokens", config.max_num_queued_tokens}}) {
+    if (limit < 1) return absl::InvalidArgumentError(absl::StrCat(name, ": must be at least 1, got ", limit));
   }
   return absl::OkStatus();
 }

@@ -91,7 +91,7 @@ class Backend {
   // Blocking copies between host and device memory.
   virtual absl::Status Upload(void* device, std::span<const std::byte> host) = 0;
   virtual absl::Status Download(std::span<std::byte> host, const void* device) = 0;
-  // Makes a step's host array readable by ops until the step has been waited for.
+  // Makes a step's host array readable by ops until its Wait. A copy where draws(); elsewhere it must last until then.
   virtual const void* Stage(std::span<const std::byte> host) = 0;
   // The same as a copy that ops may write.
   virtual void* StageMutable(std::span<const std::byte> host) = 0;

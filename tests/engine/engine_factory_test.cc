@@ -68,6 +68,16 @@ TEST_F(EngineFactoryTest, DevicesThatAreNoneAreRefused) {
                                                    HasSubstr("device: must be auto, cpu or cuda:N, got 'gpu'")));
 }
 
+TEST_F(EngineFactoryTest, ARefusedLimitOfTheQueueIsNamedWithItsValue) {
+  const auto refused = [this](const EngineConfig& engine, const std::string& why) {
+    EXPECT_THAT(Refusal({.kv_cache_bytes = 1 << 20, .engine = engine}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(why)));
+  };
+  refused({.max_num_queued_requests = 0}, "max_num_queued_requests: must be at least 1, got 0");
+  refused({.max_num_queued_requests_per_tenant = -2}, "max_num_queued_requests_per_tenant: must be at least 1, got -2");
+  refused({.max_num_queued_tokens = 0}, "max_num_queued_tokens: must be at least 1, got 0");
+}
+
 TEST_F(EngineFactoryTest, TheHashModelRunsOnTheCpu) {
   const HashModelOptions hash;
   const auto engine = CreateEngine(hash, {.device = "auto", .kv_cache_bytes = 1 << 20}, &metrics_);
